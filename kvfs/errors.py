@@ -1,0 +1,123 @@
+"""One error hierarchy and one errno map for everything that a person sees fail.
+
+``str(error)`` is one line: what was expected and what was found, then, after a semicolon, what to do. The
+commands print that line and exit with the class's ``exit_status``. Errors inside a mounted file system are
+plain ``OSError`` instead: there the errno is the interface.
+"""
+
+import errno
+import os
+from typing import ClassVar
+
+
+class KvfsError(Exception):
+    """Base of all. ``message``: expected and found, naming the object; ``hint``: what to do, may be empty."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return one_line("; ".join(part for part in (self.message, self.hint) if part))
+
+
+class UsageError(KvfsError):
+    """The command line itself is wrong."""
+
+    exit_status = 2
+
+
+class VolumeError(KvfsError):
+    """A store cannot be formatted, opened or read."""
+
+
+class NotAVolume(VolumeError):
+    """No KVFS1 superblock where one was expected."""
+
+
+class ForeignData(VolumeError):
+    """The store holds something that formatting would destroy."""
+
+
+class VolumeInUse(VolumeError):
+    """Another process holds the store."""
+
+
+class VolumeCorrupt(VolumeError):
+    """Superblocks, log or checkpoints contradict themselves or their checksums."""
+
+
+class VolumeTooNew(VolumeError):
+    """Written by a later format version, or with incompatible features."""
+
+
+class VolumeTooSmall(VolumeError):
+    """No room for the superblocks and one segment, or a geometry that cannot be."""
+
+
+class VolumeReadOnly(VolumeError):
+    """The store is to be written, but its device or file cannot be."""
+
+
+class NoSpace(VolumeError):
+    """The file system that is to hold the store has no room for it."""
+
+
+class MountError(KvfsError):
+    """A mount cannot be made, reached or taken down."""
+
+
+class NoFuse(MountError):
+    """The kernel's FUSE device, or what an ordinary user needs to mount, is missing."""
+
+
+class BadMountpoint(MountError):
+    """The mountpoint is missing, not a directory, or not the caller's to mount on."""
+
+
+class MountInUse(MountError):
+    """Something is mounted on the mountpoint, or still uses the mount."""
+
+
+class NotMounted(MountError):
+    """No kvfs mount where one was expected."""
+
+
+# errno of the native calls (see _native.pyi) -> class, what to say when the system's own text is all there is, hint
+_ERRNO_MAP: dict[int, tuple[type[KvfsError], str, str]] = {
+    errno.EBUSY: (VolumeInUse, "in use by another process", "unmount it first, or wait until it is done"),
+    errno.EUCLEAN: (VolumeCorrupt, "corrupt", "`kvfsctl fsck` lists what is wrong"),
+    errno.EMEDIUMTYPE: (NotAVolume, "not a kvfs store", "`kvfsctl format` makes one"),
+    errno.EPROTONOSUPPORT: (VolumeTooNew, "written by a newer kvfs", "use that version or a later one"),
+    errno.EROFS: (VolumeReadOnly, "read-only", "mount it with --read-only, or make it writable"),
+    errno.ENOSPC: (NoSpace, "no space left", "free some, or choose a smaller --size"),
+    errno.EINVAL: (VolumeTooSmall, "size or geometry impossible", "choose another --size or --segment-size"),
+    errno.ENOENT: (VolumeError, "no such file or device", "check the path"),
+    errno.EACCES: (VolumeError, "permission denied", "run as its owner or as root"),
+    errno.EPERM: (VolumeError, "operation not permitted", "run as its owner or as root"),
+    errno.EIO: (VolumeError, "input/output error", "the kernel log says more about the device"),
+}
+
+
+def from_oserror(error: OSError, path: str | os.PathLike[str]) -> KvfsError:
+    """The error of the hierarchy for what the native module, or the system, said about store ``path``.
+
+    The native module's own text says expected and found already (and what to do, after a semicolon) and is
+    kept; the system's generic text for the errno is replaced. An errno outside the map becomes a VolumeError.
+    """
+    name = os.fspath(path)
+    code = error.errno or 0
+    kind, fallback, hint = _ERRNO_MAP.get(code, (VolumeError, "", ""))
+    text = error.strerror or str(error)
+    if text == os.strerror(code):
+        text = fallback or text
+    return kind(text if name in text else f"{name}: {text}", "" if "; " in text else hint)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one printable line: line breaks become spaces, other control characters are escaped."""
+    flat = " ".join(text.split())
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in flat)

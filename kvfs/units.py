@@ -1,0 +1,44 @@
+"""Sizes as people write them, and byte counts as people read them.
+
+``64G`` means 64 GiB: K, M, G, T, P are powers of 1024, as in lsblk, truncate and LVM, with or without
+``iB``; ``KB``, ``MB``, ``GB``... are powers of 1000, as printed on a drive.
+"""
+
+import re
+from fractions import Fraction
+
+from kvfs.errors import UsageError
+
+_PREFIXES = "KMGTP"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGTP])(iB|B)?|B)?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes that ``text`` means (``64G``, ``1.5T``, ``512MiB``, ``2 TB``, ``4096``), rounded down.
+
+    UsageError when it is no size, zero, or more than a signed 64-bit offset can address.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"expected a size, found {text!r}", "write a number with K, M, G, T or P, as in 64G or 1.5T")
+    number, prefix, suffix = match.groups()
+    base = 1000 if (suffix or "").upper() == "B" else 1024
+    size = int(Fraction(number) * base ** (_PREFIXES.index(prefix.upper()) + 1 if prefix else 0))
+    if not 0 < size < 1 << 63:
+        raise UsageError(f"expected a size from 1 byte to 8 EiB, found {text!r}", "write it as in 64G or 1.5T")
+    return size
+
+
+def format_size(count: int) -> str:
+    """``count`` bytes with a binary unit and three significant digits or more: ``512 B``, ``1.50 GiB``, ``64 GiB``."""
+    if abs(count) < 1024:
+        return f"{count} B"
+    value, unit = float(count), ""
+    for unit in _PREFIXES + "E":
+        value /= 1024
+        if abs(value) < 1023.5 or unit == "E":
+            break
+    if value == int(value):
+        return f"{int(value)} {unit}iB"
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f} {unit}iB"
