@@ -1,0 +1,94 @@
+"""``kvfs mount`` and ``kvfs umount``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from kvfs.cli import launch, mounting
+from kvfs.cli.app import make_app, run
+from kvfs.cli.options import parse_options
+from kvfs.units import parse_size
+
+app = make_app("A file system for the KV cache of LLM inference.")
+
+
+class DataPath(StrEnum):
+    """Who answers READ and WRITE of the kernel."""
+
+    PYFUSE3 = "pyfuse3"
+
+
+@app.command()
+def mount(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[STORE] MOUNTPOINT",
+            help="STORE: a regular file, made when absent, or a block device formatted with `kvfsctl format`. "
+            "None: an embedded default under your data directory.",
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a STORE that is to be made, as in 64G. Default: half of what is free."),
+    ] = None,
+    foreground: Annotated[bool, typer.Option("-f", "--foreground", help="Stay, and log to standard error.")] = False,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("-o", metavar="OPT,...", help="Mount options as in fstab: ro, allow_other, size=, log=, ..."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="As -o ro.")] = False,
+    allow_other: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-other/--no-allow-other",
+            help="Let other users in. Default: yes as root, else no.",
+            show_default=False,
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Log here. Default: one file per mountpoint.")
+    ] = None,
+    data_path: Annotated[DataPath, typer.Option(help="Who serves reads and writes.")] = DataPath.PYFUSE3,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
+) -> None:
+    """Mount a store. Returns when the mount answers."""
+    request = mounting.plan(
+        names,
+        parse_options(options or ()),
+        size=None if size is None else parse_size(size),
+        read_only=read_only,
+        allow_other=allow_other,
+        log=log,
+        foreground=foreground,
+    )
+    if foreground:
+        launch.serve_in_foreground(request, verbose=verbose)
+    else:
+        print(launch.start_in_background(request, verbose=verbose))
+
+
+@app.command()
+def umount(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Also of a mount whose daemon was killed.")],
+    lazy: Annotated[
+        bool, typer.Option("-l", "--lazy", help="Detach it now, although it is in use, and don't wait.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the daemon. Default: for ever.")
+    ] = None,
+) -> None:
+    """Unmount, and wait until the daemon has flushed and gone."""
+    from kvfs.cli.unmounting import unmount
+
+    unmount(mountpoint, lazy=lazy, timeout=timeout)
+
+
+def main() -> NoReturn:
+    run(app, "kvfs")
+
+
+if __name__ == "__main__":
+    main()

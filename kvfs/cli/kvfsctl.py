@@ -1,0 +1,111 @@
+"""``kvfsctl``: administration of stores and mounts."""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from kvfs.cli.app import make_app, print_json, run
+from kvfs.units import parse_size
+
+app = make_app("Administration of kvfs stores and mounts.")
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="A regular file or a block device.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("format")
+def format_(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STORE...", help="Regular files, made when absent, or block devices; each becomes a store."
+        ),
+    ],
+    size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="As in 64G. Default: all of a device or of a file that exists.")
+    ] = None,
+    segment_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="A power of two, 1M to 256M. Default: by the store's size.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="A name of your own, at most 64 bytes.")] = "",
+    force: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STORE", help="Destroy what STORE holds; names it again, once for each such STORE."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make empty stores. Refuses what holds anything, unless --force names it again."""
+    from kvfs.cli.administration import format_stores, print_volume
+
+    made = format_stores(
+        stores,
+        size=None if size is None else parse_size(size),
+        segment_size=0 if segment_size is None else parse_size(segment_size),
+        label=label,
+        force=force or (),
+    )
+    if json:
+        print_json(made)
+        return
+    for volume in made:
+        print_volume(volume)
+
+
+@app.command()
+def info(store: Store, json: Json = False) -> None:
+    """Describe a store; it may be mounted."""
+    from kvfs.cli.administration import print_volume
+    from kvfs.store import volume
+
+    found = volume.info(store)
+    print_json(found) if json else print_volume(found)
+
+
+@app.command()
+def fsck(
+    store: Store,
+    json: Json = False,
+    no_data: Annotated[bool, typer.Option("--no-data", help="Check the metadata only, don't read the pages.")] = False,
+) -> None:
+    """Check a store that is not mounted, without changing it. Exit status: 0 clean, 1 not."""
+    from kvfs.cli.administration import check_store, print_report
+
+    report = check_store(store, verify_data=not no_data)
+    print_json(report) if json else print_report(report)
+    raise typer.Exit(0 if report.clean else 1)
+
+
+@app.command()
+def status(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT")],
+    json: Json = False,
+) -> None:
+    """Show the counters of a mount."""
+    from kvfs.cli.status import print_status, read_stats
+
+    stats = read_stats(mountpoint)
+    if json:
+        print(stats.decode().rstrip("\n"))
+    else:
+        print_status(stats)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Probe every kernel and hardware feature that kvfs can use. Exit status: 0 when it can mount, else 1."""
+    from rich.console import Console
+
+    from kvfs.cli.doctor import diagnose, print_diagnosis
+
+    diagnosis = diagnose()
+    print_json(diagnosis.to_builtins()) if json else print_diagnosis(diagnosis, Console(highlight=False))
+    raise typer.Exit(0 if diagnosis.is_able else 1)
+
+
+def main() -> NoReturn:
+    run(app, "kvfsctl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What ``kvfs mount`` does between its command line and the daemon: plan, check, serve.
+
+Everything that can be refused without touching the store is refused before the daemon starts. The store is
+made, when it has to be, by the daemon: native code may start threads, and those do not survive a fork.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvfs import paths
+from kvfs.cli.mounts import mount_at
+from kvfs.cli.options import FstabOptions
+from kvfs.cli.probes import fuse
+from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, UsageError, VolumeError
+
+
+@dataclass(frozen=True)
+class MountRequest:
+    """Absolute paths, symlinks resolved. ``size`` in bytes: of a store to be made, or what an existing one has to be.
+
+    ``log`` None: standard error.
+    """
+
+    store: Path
+    mountpoint: Path
+    size: int | None
+    read_only: bool
+    allow_other: bool
+    log: Path | None
+    extra: tuple[str, ...] = ()
+
+
+def plan(
+    names: Sequence[str],
+    fstab: FstabOptions,
+    *,
+    size: int | None = None,
+    read_only: bool = False,
+    allow_other: bool | None = None,
+    log: Path | None = None,
+    foreground: bool = False,
+) -> MountRequest:
+    """``names``: ``[STORE ...] MOUNTPOINT``. Options of the command line win over ``-o``. Raises UsageError."""
+    *stores, mountpoint = names
+    if len(stores) > 1:
+        raise UsageError(
+            f"expected one store, found {len(stores)}: {', '.join(stores)}",
+            "stores of several namespaces come with NVMe-oF support (part 4); name one",
+        )
+    target = Path(os.path.realpath(mountpoint))
+    if allow_other is None:
+        allow_other = fstab.allow_other if fstab.allow_other is not None else os.geteuid() == 0
+    log = log or fstab.log
+    if log is None and not foreground:
+        log = paths.default_log(target)
+    return MountRequest(
+        store=Path(os.path.realpath(stores[0])) if stores else paths.default_store(),
+        mountpoint=target,
+        size=fstab.size if size is None else size,
+        read_only=read_only or bool(fstab.read_only),
+        allow_other=allow_other,
+        log=log and log.absolute(),
+        extra=fstab.extra,
+    )
+
+
+def check(request: MountRequest) -> None:
+    """Raise for what would fail whatever the store holds: mountpoint, FUSE, the kind of file that the store is."""
+    _check_mountpoint(request.mountpoint)
+    _check_fuse(request.allow_other)
+    _check_store(request)
+
+
+def serve(request: MountRequest, ready: Callable[[], None]) -> None:
+    """Make the store when it is absent, mount it and serve until unmounted or told to end.
+
+    ``ready`` is called once the mount answers. A store made here is removed again when that does not come to pass.
+    """
+    from kvfs import fs
+    from kvfs.store import volume
+
+    is_new = not request.store.exists()
+    answered = False
+
+    def answer() -> None:
+        nonlocal answered
+        answered = True
+        ready()
+
+    volume.open_or_create(request.store, request.size)
+    try:
+        fs.serve(
+            fs.MountOptions(
+                store=request.store,
+                mountpoint=request.mountpoint,
+                read_only=request.read_only,
+                allow_other=request.allow_other,
+                fsname=str(request.store),
+                log=request.log,
+                extra=request.extra,
+            ),
+            answer,
+        )
+    except BaseException:
+        if is_new and not answered:
+            request.store.unlink()
+        raise
+
+
+def _check_mountpoint(path: Path) -> None:
+    found = mount_at(path)
+    if found is not None:
+        raise MountInUse(
+            f"{path}: expected a free directory, found {found.source} ({found.fstype}) mounted on it",
+            f"run `kvfs umount {path}` first" if found.fstype == "fuse.kvfs" else "choose another directory",
+        )
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise BadMountpoint(f"{path}: no such directory", f"make it: mkdir -p {path}") from None
+    except OSError as error:
+        raise BadMountpoint(f"{path}: {error.strerror}", "choose another directory") from error
+    if not stat.S_ISDIR(mode):
+        raise BadMountpoint(f"{path}: expected a directory, found a file", "name the directory to mount on")
+    if os.geteuid() != 0 and not os.access(path, os.W_OK):
+        raise BadMountpoint(f"{path}: you may not write to it", "mount on a directory of your own, or as root")
+
+
+def _check_fuse(allow_other: bool) -> None:
+    for finding in (fuse.device(), fuse.may_mount()):
+        if not finding.is_ok:
+            raise NoFuse(finding.found, finding.remedy)
+    if allow_other and os.geteuid() != 0:
+        finding = fuse.user_allow_other()
+        if not finding.is_ok:
+            raise MountError(f"allow_other: {finding.found}", finding.remedy)
+
+
+def _check_store(request: MountRequest) -> None:
+    store = request.store
+    if store.is_relative_to(request.mountpoint):
+        raise BadMountpoint(f"{store}: lies below the mountpoint {request.mountpoint}", "the mount would hide it")
+    if request.read_only and not store.exists():
+        raise VolumeError(f"{store}: no such store, and none is made with --read-only", "check the path")

@@ -1,0 +1,77 @@
+"""Mount options in the style of fstab: ``-o ro,size=64G,nofail,...``."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from kvfs.errors import UsageError
+from kvfs.units import parse_size
+
+# flags of the kernel's own that libfuse passes on for any file system
+_KERNEL_FLAGS = {"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "sync", "dirsync"}
+# for mount(8), fstab's readers and systemd, or what kvfs does anyway (it always has default_permissions)
+_IGNORED = {
+    *("defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group"),
+    *("async", "atime", "relatime", "norelatime", "strictatime", "nostrictatime", "nodiratime", "diratime"),
+    *("lazytime", "nolazytime", "default_permissions", "comment"),
+}
+_FLAGS = {"ro", "rw", "allow_other", "noallow_other"}
+_VALUES = {"size", "log"}
+
+
+@dataclass(frozen=True)
+class FstabOptions:
+    """What ``-o`` asked for; ``None`` where it says nothing. ``extra`` goes to libfuse as it is."""
+
+    read_only: bool | None = None
+    allow_other: bool | None = None
+    size: int | None = None
+    log: Path | None = None
+    extra: tuple[str, ...] = ()
+
+
+def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> FstabOptions:
+    """``texts``: the arguments of every ``-o``. A later option overrides an earlier one, as with mount(8).
+
+    UsageError for an option that is unknown (unless ``sloppy``), lacks its value or has one too many.
+    """
+    read_only: bool | None = None
+    allow_other: bool | None = None
+    values: dict[str, str] = {}
+    extra: list[str] = []
+    for option in (part for text in texts for part in text.split(",") if part):
+        name, equals, value = option.partition("=")
+        if name.startswith(("x-", "X-")) or name in _IGNORED:
+            continue
+        if name == "remount":
+            raise UsageError("option remount is not supported", "unmount, then mount with the new options")
+        if name in _VALUES:
+            if not value:
+                raise UsageError(f"mount option {name} needs a value", f"write {name}=...")
+            values[name] = value
+        elif name not in _FLAGS and name not in _KERNEL_FLAGS:
+            if not sloppy:
+                raise _unknown(name)
+        elif equals:
+            raise UsageError(f"mount option {name} takes no value, found {option!r}", f"write {name}")
+        elif name in _KERNEL_FLAGS:
+            extra.append(name)
+        elif name in ("ro", "rw"):
+            read_only = name == "ro"
+        else:
+            allow_other = name == "allow_other"
+    return FstabOptions(
+        read_only=read_only,
+        allow_other=allow_other,
+        size=parse_size(values["size"]) if "size" in values else None,
+        log=Path(values["log"]) if "log" in values else None,
+        extra=tuple(extra),
+    )
+
+
+def _unknown(name: str) -> UsageError:
+    known = sorted(_FLAGS | _VALUES | _KERNEL_FLAGS | _IGNORED)
+    close = get_close_matches(name, known, n=1)
+    advice = f"did you mean {close[0]}?" if close else "known: " + ", ".join(sorted(_FLAGS | _VALUES)) + ", fstab's own"
+    return UsageError(f"unknown mount option {name!r}", advice)
