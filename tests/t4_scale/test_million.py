@@ -1,0 +1,131 @@
+"""What a million files of 4 KiB cost: memory of the daemon, recovery after a kill, a listing.
+
+The bounds are the requirements of DESIGN 4 (160 B of memory per file with a 64-character name) and of the
+first release (recovery under 5 s, ``ls`` of 100,000 names under 2 s); the figures are printed, so run with ``-s``.
+
+Memory is VmRSS of the daemon, measured when its pools are warm and the store is empty, then with the files in it.
+"""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.mount import KvfsMount, close_test_mount, make_test_mount
+from support.process import all_at_once
+
+BYTES_PER_FILE = 160
+RECOVERY_SECONDS = 5.0
+LISTING_SECONDS = 2.0
+WORKERS = 4
+DIRECTORIES = 10
+PAGE = 4096
+
+pytestmark = pytest.mark.kvfs_only
+
+
+@pytest.fixture
+def mount() -> Iterator[KvfsMount]:
+    mount = make_test_mount(size="16G")
+    try:
+        assert isinstance(mount, KvfsMount)
+        yield mount
+    finally:
+        close_test_mount(mount)
+
+
+def resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no VmRSS of process {pid}")
+
+
+def file_name(index: int) -> str:
+    """64 characters, as a hash of tokens is."""
+    return f"{index:064x}"
+
+
+def page(index: int) -> bytes:
+    return index.to_bytes(8, "little") * (PAGE // 8)
+
+
+def warm_up(root: Path) -> None:
+    """Fill the daemon's pools: what they keep is the mount's, not the files'."""
+
+    def work(number: int) -> None:
+        directory = root / f"warm{number}"
+        os.mkdir(directory)
+        for index in range(500):
+            path = directory / file_name(index)
+            with open(path, "wb", buffering=0) as file:
+                file.write(os.urandom(1 << 20) if index < 50 else page(index))
+            path.read_bytes()
+        for index in range(500):
+            os.unlink(directory / file_name(index))
+        os.rmdir(directory)
+
+    all_at_once([partial(work, number) for number in range(WORKERS)])
+    os.sync()
+
+
+def fill(root: Path, count: int) -> float:
+    """Files per second."""
+    for number in range(DIRECTORIES):
+        os.mkdir(root / f"d{number}")
+
+    def work(worker: int) -> None:
+        handles = [os.open(root / f"d{number}", os.O_RDONLY | os.O_DIRECTORY) for number in range(DIRECTORIES)]
+        for index in range(worker, count, WORKERS):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            fd = os.open(file_name(index), flags, 0o644, dir_fd=handles[index % DIRECTORIES])
+            assert os.write(fd, page(index)) == PAGE
+            os.close(fd)
+
+    begin = time.monotonic()
+    all_at_once([partial(work, worker) for worker in range(WORKERS)], timeout=1500)
+    os.sync()
+    return count / (time.monotonic() - begin)
+
+
+def check_sample(root: Path, count: int) -> None:
+    draw = random.Random(count)
+    for index in draw.sample(range(count), 300):
+        assert (root / f"d{index % DIRECTORIES}" / file_name(index)).read_bytes() == page(index)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.expects_log("recover|clean")
+@pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=pytest.mark.ci)])
+def test_memory_recovery_and_listing(mount: KvfsMount, count: int) -> None:
+    warm_up(mount.path)
+    empty = resident_bytes(mount.pid)
+    rate = fill(mount.path, count)
+    per_file = (resident_bytes(mount.pid) - empty) / count
+    print(f"\n{count} files of {PAGE} B: {rate:.0f} files/s")
+    print(f"empty mount {empty / 2**20:.1f} MiB resident, {per_file:.1f} B per file")
+    assert per_file <= BYTES_PER_FILE
+    check_sample(mount.path, count)
+
+    recovery = mount.kill9()
+    recovered = (resident_bytes(mount.pid) - empty) / count
+    print(f"recovery after a kill: {recovery:.2f} s; {recovered:.1f} B per file beyond the empty mount")
+    assert recovered <= BYTES_PER_FILE
+    check_sample(mount.path, count)
+    assert sum(len(os.listdir(mount / f"d{number}")) for number in range(DIRECTORIES)) == count
+    if count < 1_000_000:
+        return
+
+    assert recovery < RECOVERY_SECONDS
+    mount.remount(drop_caches=os.geteuid() == 0)
+    begin = time.monotonic()
+    listed = subprocess.run(["ls", mount / "d0"], stdout=subprocess.PIPE, check=True, timeout=120).stdout
+    seconds = time.monotonic() - begin
+    print(f"ls of {count // DIRECTORIES} names: {seconds:.2f} s")
+    assert listed.count(b"\n") == count // DIRECTORIES
+    assert seconds < LISTING_SECONDS
