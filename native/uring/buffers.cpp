@@ -1,0 +1,90 @@
+#include "uring/buffers.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <new>
+#include <system_error>
+
+namespace kvfs::uring {
+
+void Buffer::reset() {
+    if (data_ == nullptr) return;
+    std::byte* data = std::exchange(data_, nullptr);
+    if (pool_ != nullptr) {
+        pool_->give_back(data);
+    } else {
+        std::free(data);
+    }
+}
+
+Buffer Buffer::heap(std::size_t size) {
+    void* data = std::aligned_alloc(4096, (size + 4095) / 4096 * 4096);
+    if (data == nullptr) throw std::bad_alloc();
+    return {static_cast<std::byte*>(data), size, nullptr};
+}
+
+BufferArena::BufferArena(std::size_t size) : size_(size) {
+    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (base == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "no memory for I/O buffers");
+    base_ = static_cast<std::byte*>(base);
+}
+
+BufferArena::~BufferArena() { munmap(base_, size_); }
+
+std::span<std::byte> BufferArena::cut(std::size_t size) {
+    if (size > size_ - used_) throw std::bad_alloc();
+    std::span<std::byte> out(base_ + used_, size);
+    used_ += size;
+    return out;
+}
+
+BufferPool::BufferPool(BufferArena& arena, std::size_t count, std::size_t size,
+                       std::function<void(std::coroutine_handle<>)> resume)
+    : size_(size), count_(count), resume_(std::move(resume)) {
+    const auto memory = arena.cut(count * size);
+    idle_.reserve(count);
+    for (std::size_t i = count; i-- > 0;) idle_.push_back(memory.data() + i * size);
+}
+
+Buffer BufferPool::try_acquire() {
+    const std::lock_guard guard(mutex_);
+    if (idle_.empty()) return {};
+    std::byte* data = idle_.back();
+    idle_.pop_back();
+    return {data, size_, this};
+}
+
+bool BufferPool::Acquire::await_suspend(std::coroutine_handle<> waiter) {
+    const std::lock_guard guard(pool.mutex_);
+    if (!pool.idle_.empty()) {
+        result = Buffer(pool.idle_.back(), pool.size_, &pool);
+        pool.idle_.pop_back();
+        return false;
+    }
+    pool.waiters_.push_back({waiter, this});
+    return true;
+}
+
+void BufferPool::give_back(std::byte* data) {
+    Waiter next{};
+    {
+        const std::lock_guard guard(mutex_);
+        if (waiters_.empty()) {
+            idle_.push_back(data);
+            return;
+        }
+        next = waiters_.front();
+        waiters_.pop_front();
+    }
+    next.acquire->result = Buffer(data, size_, this);
+    resume_(next.handle);
+}
+
+std::size_t BufferPool::idle() const {
+    const std::lock_guard guard(mutex_);
+    return idle_.size();
+}
+
+}  // namespace kvfs::uring
