@@ -1,0 +1,29 @@
+// fsck: recover a volume in memory, write nothing, and hold everything against everything else.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace kvfs::store {
+
+struct CheckProblem {
+    std::string kind;  // superblock, segment, checksum, overlap, log, io
+    std::string where;
+    std::string detail;
+};
+
+struct CheckReport {
+    std::uint64_t files = 0, directories = 0, bytes = 0, extents = 0, segments = 0, segments_used = 0, log_frames = 0;
+    bool was_clean = false;
+    std::vector<CheckProblem> problems;  // at most 1000 are kept
+    std::uint64_t problem_count = 0;
+};
+
+// Throws OpenError when the volume cannot be opened at all. `progress(done, total)` in bytes of file data; it may
+// throw.
+CheckReport check_volume(const std::string& path, bool verify_data,
+                         const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+
+}  // namespace kvfs::store

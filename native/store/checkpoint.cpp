@@ -1,0 +1,146 @@
+#include "store/checkpoint.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "store/store.hpp"
+
+namespace kvfs::store {
+namespace {
+
+constexpr std::uint64_t kLeastLogBytes = std::uint64_t{64} << 20;
+constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold of the mutex: well under a millisecond
+
+}  // namespace
+
+bool Checkpoint::is_due() const {
+    const std::uint64_t volume = store_.sb_.segment_count * store_.sb_.segment_size;
+    const std::uint64_t pace = std::min(kLeastLogBytes, volume / 32);
+    return store_.log_bytes_since_checkpoint_ > std::max(pace, store_.sb_.checkpoint_bytes) ||
+           store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size();
+}
+
+int Checkpoint::next_segment(std::unique_lock<std::mutex>& guard) {
+    const auto id = store_.segments_.take_for_metadata();
+    if (!id) return -ENOSPC;
+    segments_.push_back(*id);
+    const std::uint64_t generation = store_.segments_.at(*id).generation;
+    guard.unlock();
+    const int rc = store_.write_segment_header(*id, format::SegmentClass::kCheckpoint);
+    guard.lock();
+    position_.segment = *id;
+    position_.generation = generation;
+    position_.offset = format::kBlock;
+    return rc;
+}
+
+int Checkpoint::write_frame(std::unique_lock<std::mutex>& guard, std::string_view payload, std::uint32_t records,
+                            std::uint32_t flags) {
+    const std::uint64_t need = format::frame_bytes(payload.size());
+    Buffer buffer = Buffer::heap(need);
+    const std::uint64_t offset = store_.device_offset(static_cast<SegmentId>(position_.segment), 0) + position_.offset;
+    guard.unlock();
+    format::write_frame({store_.sb_.uuid, position_.generation, position_.sequence, position_.offset}, payload, records,
+                        flags, {buffer.data(), need});
+    uring::Batch batch(*store_.ring_);
+    batch.add(uring::OpKind::kWrite, buffer.data(), need, offset);
+    const int rc = batch.wait();
+    guard.lock();
+    position_.offset += need;
+    ++position_.sequence;
+    bytes_ += need;
+    return rc;
+}
+
+int Checkpoint::write_frames(std::unique_lock<std::mutex>& guard, LogBuffer& records, bool end) {
+    const std::size_t limit = store_.sb_.segment_size - 4 * format::kBlock;
+    while (!records.empty()) {
+        const LogBuffer::Chunk chunk = records.take(limit);
+        if (position_.offset + format::frame_bytes(chunk.payload.size()) + format::kBlock > store_.sb_.segment_size) {
+            const LogPosition full = position_;
+            int rc = next_segment(guard);
+            if (rc != 0) return rc;
+            const LogPosition fresh = position_;
+            format::RecordWriter writer;
+            writer.next(fresh.segment, fresh.generation);
+            position_ = full;
+            rc = write_frame(guard, writer.bytes(), writer.count(), 0);
+            if (rc != 0) return rc;
+            const std::uint64_t sequence = position_.sequence;
+            position_ = fresh;
+            position_.sequence = sequence;
+        }
+        const std::uint32_t flags = end && chunk.last ? format::kCheckpointEnd : 0U;
+        const int rc = write_frame(guard, chunk.payload, chunk.records, flags);
+        if (rc != 0) return rc;
+    }
+    return 0;
+}
+
+int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
+    Store& s = store_;
+    int rc = s.write_pending(guard, true);
+    if (rc != 0) return rc;
+    const LogPosition start = s.log_position_;  // the buffer is empty and the mutex is held: nothing lies in between
+    position_ = {};
+    position_.sequence = 1;
+    rc = next_segment(guard);
+    const std::uint64_t first_segment = position_.segment;
+    const std::uint64_t first_generation = position_.generation;
+
+    LogBuffer records;
+    for (SegmentId id = 0; rc == 0 && id < s.segments_.count(); ++id) {
+        const Segment& segment = s.segments_.at(id);
+        if (segment.state != SegmentState::kOpen && segment.state != SegmentState::kSealed) continue;
+        records.writer().segment_open(
+            {id, segment.generation, static_cast<std::uint32_t>(format::SegmentClass::kData), 0});
+        records.commit();
+    }
+    for (InodeNumber ino = kRoot; rc == 0 && ino < s.inodes_.end(); ++ino) {
+        s.serialise_committed(records, ino);
+        if (records.bytes() < kPiece) continue;
+        rc = write_frames(guard, records, false);
+        // whoever waits for an fsync must not wait for the whole checkpoint
+        if (rc == 0 && s.commit_now_) {
+            s.commit_now_ = false;
+            rc = s.write_pending(guard, true);
+        }
+    }
+    if (rc == 0) {
+        records.writer().atime(kRoot, s.inodes_.find(kRoot)->atime_ns);  // the last frame must exist
+        records.commit();
+        rc = write_frames(guard, records, true);
+    }
+    if (rc == 0) {
+        guard.unlock();
+        rc = s.device_sync();
+        guard.lock();
+    }
+    if (rc != 0) {
+        for (const SegmentId id : segments_) s.segments_.release_metadata(id, 0);
+        return rc;
+    }
+    s.sb_.checkpoint_segment = first_segment;
+    s.sb_.checkpoint_generation = first_generation;
+    s.sb_.checkpoint_bytes = bytes_;
+    s.sb_.log_segment = start.segment;
+    s.sb_.log_generation = start.generation;
+    s.sb_.log_offset = start.offset;
+    s.sb_.log_sequence = start.sequence;
+    if (final) s.sb_.flags |= format::kClean;
+    guard.unlock();
+    rc = s.write_superblock();
+    guard.lock();
+    if (rc != 0) return rc;
+    for (const SegmentId id : s.checkpoint_segments_) s.segments_.release_metadata(id, 0);
+    s.checkpoint_segments_ = std::move(segments_);
+    const auto keep = std::find(s.log_segments_.begin(), s.log_segments_.end(), static_cast<SegmentId>(start.segment));
+    for (auto it = s.log_segments_.begin(); it != keep; ++it) s.segments_.release_metadata(*it, 0);
+    s.log_segments_.erase(s.log_segments_.begin(), keep);
+    s.log_bytes_since_checkpoint_ = 0;
+    s.counters_.checkpoints.fetch_add(1, std::memory_order_relaxed);
+    s.counters_.checkpoint_bytes.fetch_add(bytes_, std::memory_order_relaxed);
+    return 0;
+}
+
+}  // namespace kvfs::store

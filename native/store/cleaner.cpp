@@ -1,0 +1,237 @@
+// Getting space back: segments that are mostly dead are emptied by moving what is still live, and free segments are
+// trimmed.
+//
+// Moving is copy-on-write like everything else: read and verify, write elsewhere, then, under the mutex and only if
+// the file still maps exactly those blocks, point it at the copy and log that. A file that changed meanwhile keeps its
+// change, and the copy is dead on arrival. The old place is reused once the log is durable (Segments::collect).
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "store/granule.hpp"
+#include "store/store.hpp"
+
+namespace kvfs::store {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kBlock = format::kBlock;
+constexpr std::size_t kVictims = 4;         // per walk over the inodes
+constexpr std::uint64_t kMoveBlocks = 256;  // 1 MiB per request
+
+struct Move {
+    InodeNumber ino;
+    std::uint64_t logical;
+    Extent extent;
+};
+
+}  // namespace
+
+void Store::cleaner() {
+    std::unique_lock guard(mutex_);
+    while (!stop_) {
+        const auto wanted = [this] { return stop_ || !space_waiters_.empty(); };
+        cleaner_wake_.wait_for(guard, 1s, wanted);
+        if (stop_) break;
+        const std::uint64_t low = segments_.reserve() + std::max<std::uint64_t>(2, segments_.count() / 32);
+        bool progress = false;
+        if (segments_.free_count() < low && log_error_ == 0) {
+            if (segments_.would_collect(lsn_durable_)) {
+                wake_committer();
+                cleaner_wake_.wait_for(guard, 100ms);  // the committer notifies when it has freed something
+                progress = true;
+            }
+            progress = segments_.collect(lsn_durable_) || progress;
+            if (segments_.free_count() < low) progress = clean_some(guard) || progress;
+        } else {
+            progress = trim_one(guard);
+        }
+        cleaner_stuck_ = !progress && segments_.free_count() <= segments_.reserve();
+        if (!space_waiters_.empty()) {
+            const auto waiters = std::exchange(space_waiters_, {});
+            guard.unlock();
+            for (const auto handle : waiters) handle.resume();
+            guard.lock();
+        }
+    }
+    const auto waiters = std::exchange(space_waiters_, {});
+    cleaner_stuck_ = true;
+    guard.unlock();
+    for (const auto handle : waiters) handle.resume();
+}
+
+// One walk over the inodes for the emptiest few segments. True when anything was moved.
+bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
+    const auto usable = segments_.blocks() - 1;
+    const auto victims = segments_.victims(kVictims, usable - usable / 50 - 1);
+    if (victims.empty()) return false;
+    std::vector<Move> moves;
+    std::uint64_t blocks = 0;
+    for (InodeNumber ino = kRoot; ino < inodes_.end(); ++ino) {
+        const Inode* inode = inodes_.find(ino);
+        if (inode == nullptr || !inode->is_regular()) continue;
+        inodes_.visit(*inode, 0, ~std::uint64_t{0}, [&](std::uint64_t logical, const Extent& extent) {
+            if (std::find(victims.begin(), victims.end(), extent.segment) == victims.end()) return;
+            for (std::uint32_t at = 0; at < extent.blocks; at += kMoveBlocks) {
+                const std::uint64_t n = std::min<std::uint64_t>(kMoveBlocks, extent.blocks - at);
+                moves.push_back({ino, logical + at, narrow(extent, at, n)});
+                blocks += n;
+            }
+        });
+    }
+    // moving more than the free segments hold would eat the room that moving needs
+    bool moved = false;
+    std::optional<SegmentId> lease;
+    for (const Move& move : moves) {
+        if (stop_ || log_error_ != 0) break;
+        if (move_extent(guard, move.ino, move.logical, move.extent, lease)) moved = true;
+    }
+    segments_.end_lease(lease);
+    counters_.cleaned_segments.fetch_add(victims.size(), std::memory_order_relaxed);
+    wake_committer();
+    return moved;
+}
+
+// Blocking: runs on the cleaner thread. True when the file now uses the copy.
+bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical,
+                        const Extent& extent, std::optional<SegmentId>& lease) {
+    const auto still_there = [&]() -> Inode* {
+        Inode* inode = inodes_.find(ino);
+        if (inode == nullptr || !inode->is_regular()) return nullptr;
+        std::uint64_t same = 0;
+        inodes_.visit(*inode, logical, logical + extent.blocks, [&](std::uint64_t at, const Extent& now) {
+            const std::uint64_t from = std::max(at, logical);
+            const std::uint64_t to = std::min(at + now.blocks, logical + extent.blocks);
+            if (now.segment == extent.segment &&
+                now.block + now.skip + (from - at) == extent.block + extent.skip + (from - logical)) {
+                same += to - from;
+            }
+        });
+        return same == extent.blocks ? inode : nullptr;
+    };
+    Inode* inode = still_there();
+    if (inode == nullptr) return false;
+    // a write that the device has not finished must not be read
+    if (const auto file = find_file(ino); file && file->in_flight != 0) return false;
+    std::vector<Granule> plan;
+    plan_read(*inode, logical, logical + extent.blocks, plan);
+    guard.unlock();
+
+    Buffer data = Buffer::heap(extent.blocks * kBlock);
+    int rc = 0;
+    {
+        std::mutex latch;
+        std::condition_variable finished;
+        bool done = false;
+        uring::detach(read_granules(ino, std::move(plan), logical, data.data()), [&](int result) {
+            const std::lock_guard hold(latch);
+            rc = result;
+            done = true;
+            finished.notify_all();
+        });
+        std::unique_lock waiting(latch);
+        finished.wait(waiting, [&] { return done; });
+    }
+    guard.lock();
+    if (rc != 0) return false;
+
+    struct Copy {
+        Allocation place;
+        std::uint64_t generation;
+    };
+    std::vector<Copy> copies;
+    for (std::uint64_t placed = 0; placed < extent.blocks;) {
+        const auto got = segments_.allocate(static_cast<std::uint32_t>(extent.blocks - placed), lease, true);
+        if (!got) {
+            rc = -ENOSPC;
+            break;
+        }
+        if (got->opened) {
+            log_.writer().segment_open({got->segment, segments_.at(got->segment).generation,
+                                        static_cast<std::uint32_t>(format::SegmentClass::kData), 0});
+            log_.commit();
+        }
+        ++segments_.at(got->segment).readers;
+        copies.push_back({*got, segments_.at(got->segment).generation});
+        placed += got->blocks;
+    }
+    guard.unlock();
+    std::vector<Piece> pieces;
+    if (rc == 0) {
+        uring::Batch batch(*ring_);
+        std::byte* from = data.data();
+        std::uint64_t at_logical = logical;
+        for (const Copy& copy : copies) {
+            if (copy.place.opened && rc == 0) {
+                rc = write_segment_header(copy.place.segment, format::SegmentClass::kData);
+            }
+            batch.add(uring::OpKind::kWrite, from, copy.place.blocks * kBlock,
+                      device_offset(copy.place.segment, copy.place.block));
+            Extent fresh{copy.place.segment, copy.place.block, copy.place.blocks, 0, copy.place.blocks, {}};
+            for (std::uint32_t at = 0; at < copy.place.blocks; at += format::kGranuleBlocks) {
+                const auto n = std::min<std::uint32_t>(format::kGranuleBlocks, copy.place.blocks - at);
+                fresh.checksums.push_back(
+                    checksum_({from, n * kBlock}, copy.place.segment, copy.generation, copy.place.block + at));
+                from += n * kBlock;
+            }
+            pieces.push_back({at_logical, std::move(fresh)});
+            at_logical += copy.place.blocks;
+        }
+        const int written = batch.wait();
+        if (rc == 0) rc = written;
+    }
+    guard.lock();
+    data_unflushed_ = true;
+    for (const Copy& copy : copies) --segments_.at(copy.place.segment).readers;
+    inode = rc == 0 ? still_there() : nullptr;
+    if (inode == nullptr) {
+        for (const Copy& copy : copies) segments_.remove_live(copy.place.segment, copy.place.blocks, 0);
+        return false;
+    }
+    // what the log knows of these blocks moves with them; what it does not know yet stays unknown to it
+    const auto file = find_file(ino);
+    std::vector<Piece> known;
+    for (const Piece& piece : pieces) {
+        const std::uint64_t end = piece.logical + piece.extent.blocks;
+        if (!file || !file->dirty) {
+            known.push_back(piece);
+            continue;
+        }
+        for (const auto& [a, b] : file->changed.missing(piece.logical, end)) {
+            known.push_back({a, narrow(piece.extent, a - piece.logical, b - a)});
+        }
+    }
+    if (inode->has(kLogged)) log_moved(ino, *inode, known);
+    const std::uint64_t lsn = log_.commit();
+    for (const Piece& old : inodes_.carve(*inode, logical, logical + extent.blocks)) {
+        segments_.remove_live(old.extent.segment, old.extent.blocks, lsn);
+    }
+    for (Piece& piece : pieces) inodes_.insert(*inode, piece.logical, std::move(piece.extent));
+    inodes_.compact(*inode);
+    counters_.moved_blocks.fetch_add(extent.blocks, std::memory_order_relaxed);
+    return true;
+}
+
+// Tells the device (or the file system that a store file lies on) about one free segment.
+bool Store::trim_one(std::unique_lock<std::mutex>& guard) {
+    const auto id = segments_.start_trim();
+    if (!id) return false;
+    guard.unlock();
+    const std::uint64_t range[2] = {device_offset(*id, 0), sb_.segment_size};
+    const bool done = block_device_ ? ioctl(fd_, BLKDISCARD, range) == 0
+                                    : fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                static_cast<off_t>(range[0]), static_cast<off_t>(range[1])) == 0;
+    guard.lock();
+    segments_.finish_trim(*id);
+    if (done) counters_.trimmed_segments.fetch_add(1, std::memory_order_relaxed);
+    return done;
+}
+
+}  // namespace kvfs::store

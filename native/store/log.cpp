@@ -1,0 +1,209 @@
+#include "store/log.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "store/checkpoint.hpp"
+#include "store/durable.hpp"
+#include "store/store.hpp"
+
+namespace kvfs::store {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kCommitInterval = 500ms;
+constexpr std::size_t kCommitBytes = std::size_t{1} << 20;
+constexpr std::size_t kFrameBytes = std::size_t{4} << 20;
+
+}  // namespace
+
+std::uint64_t LogBuffer::commit() {
+    const std::size_t bytes = writer_.bytes().size();
+    if (ends_.empty() ? bytes == 0 : ends_.back().bytes == bytes) return appended_;  // nothing was written
+    ends_.push_back({bytes, writer_.count()});
+    return ++appended_;
+}
+
+LogBuffer::Chunk LogBuffer::take(std::size_t limit) {
+    Chunk chunk;
+    std::size_t n = 1;
+    while (n < ends_.size() && ends_[n].bytes <= limit) ++n;
+    const End end = ends_[n - 1];
+    chunk.records = end.records;
+    chunk.lsn = appended_ - (ends_.size() - n);
+    chunk.last = n == ends_.size();
+    if (chunk.last) {
+        chunk.payload = writer_.bytes();
+        writer_.clear();
+        ends_.clear();
+        return chunk;
+    }
+    chunk.payload = writer_.bytes().substr(0, end.bytes);
+    writer_.drop_front(end.bytes, end.records);
+    ends_.erase(ends_.begin(), ends_.begin() + static_cast<std::ptrdiff_t>(n));
+    for (End& later : ends_) {
+        later.bytes -= end.bytes;
+        later.records -= end.records;
+    }
+    return chunk;
+}
+
+void Store::wake_committer() {
+    commit_now_ = true;
+    committer_wake_.notify_one();
+}
+
+bool Store::Durable::await_suspend(std::coroutine_handle<> waiter) {
+    const std::lock_guard guard(store.mutex_);
+    if (store.lsn_durable_ >= lsn || store.log_error_ != 0 || store.read_only_) return false;
+    store.durable_waiters_.emplace_back(lsn, waiter);
+    store.wake_committer();
+    return true;
+}
+
+int Store::Durable::await_resume() const {
+    const std::lock_guard guard(store.mutex_);
+    return store.lsn_durable_ >= lsn ? 0 : store.log_error_;
+}
+
+Store::Durable Store::durable(std::uint64_t lsn) { return Durable{*this, lsn}; }
+
+int Store::device_sync() {
+    uring::Batch batch(*ring_);
+    batch.add(uring::OpKind::kSync, nullptr, 0, 0);
+    return batch.wait();
+}
+
+void Store::fail_log(int error) {
+    if (log_error_ != 0) return;
+    log_error_ = error;
+    read_only_ = true;
+    say(50, std::string("the metadata log cannot be written (") + std::strerror(-error) +
+                "): the volume is read-only from here on; nothing that was fsynced is lost");
+}
+
+// Committer thread, mutex held; let go of during I/O. Changes appended meanwhile wait for the next chunk.
+int Store::write_frame(std::unique_lock<std::mutex>& guard, LogBuffer::Chunk chunk) {
+    const std::uint64_t need = format::frame_bytes(chunk.payload.size());
+    Buffer buffer = Buffer::heap(need);
+    if (log_position_.offset + need + format::kBlock >
+        sb_.segment_size) {  // one block stays for the frame that points on
+        const auto next = segments_.take_for_metadata();
+        if (!next) return -ENOSPC;
+        const std::uint64_t generation = segments_.at(*next).generation;
+        format::RecordWriter writer;
+        writer.segment_open({*next, generation, static_cast<std::uint32_t>(format::SegmentClass::kLog), 0});
+        writer.next(*next, generation);
+        const LogPosition at = log_position_;
+        guard.unlock();
+        format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset}, writer.bytes(), writer.count(), 0,
+                            {buffer.data(), format::kBlock});
+        int rc = write_segment_header(*next, format::SegmentClass::kLog);
+        if (rc == 0) {
+            uring::Batch batch(*ring_);
+            batch.add(uring::OpKind::kWrite, buffer.data(), format::kBlock,
+                      device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
+            rc = batch.wait();
+        }
+        guard.lock();
+        if (rc != 0) return rc;
+        log_position_ = {*next, generation, format::kBlock, at.sequence + 1};
+        log_segments_.push_back(*next);
+    }
+    const LogPosition at = log_position_;
+    guard.unlock();
+    format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset}, chunk.payload, chunk.records, 0,
+                        {buffer.data(), need});
+    uring::Batch batch(*ring_);
+    batch.add(uring::OpKind::kWrite, buffer.data(), need,
+              device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
+    const int rc = batch.wait();
+    guard.lock();
+    if (rc != 0) return rc;
+    log_position_.offset += need;
+    ++log_position_.sequence;
+    log_bytes_since_checkpoint_ += need;
+    counters_.log_frames.fetch_add(1, std::memory_order_relaxed);
+    counters_.log_bytes.fetch_add(need, std::memory_order_relaxed);
+    return 0;
+}
+
+// Writes all that is pending. With sync_after, or when somebody waits, makes it durable too.
+int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
+    int rc = 0;
+    for (;;) {
+        for (const InodeNumber ino : touched_directories_) {
+            const Inode* inode = inodes_.find(ino);
+            if (inode != nullptr && inode->is_directory() && inode->nlink != 0) {
+                log_.writer().inode(body_of(ino, *inode), {});
+            }
+        }
+        touched_directories_.clear();
+        log_.commit();
+        if (log_.empty()) break;
+        const std::size_t limit = std::min<std::size_t>(kFrameBytes, sb_.segment_size - 4 * format::kBlock);
+        LogBuffer::Chunk chunk = log_.take(limit);
+        const std::uint64_t lsn = chunk.lsn;
+        headers_done_.wait(guard, [this] { return headers_in_flight_ == 0; });
+        if (std::exchange(data_unflushed_, false)) {
+            const std::uint64_t written = lsn_written_;
+            guard.unlock();
+            rc = device_sync();
+            guard.lock();
+            if (rc != 0) break;
+            lsn_durable_ = std::max(lsn_durable_, written);
+        }
+        rc = write_frame(guard, std::move(chunk));
+        if (rc != 0) break;
+        lsn_written_ = lsn;
+    }
+    if (rc == 0 && (sync_after || !durable_waiters_.empty()) && lsn_durable_ < lsn_written_) {
+        const std::uint64_t written = lsn_written_;
+        data_unflushed_ = false;
+        guard.unlock();
+        rc = device_sync();
+        guard.lock();
+        if (rc == 0) lsn_durable_ = std::max(lsn_durable_, written);
+    }
+    if (rc != 0) fail_log(rc);
+    std::vector<std::coroutine_handle<>> ready;
+    std::erase_if(durable_waiters_, [&](const auto& waiter) {
+        if (waiter.first > lsn_durable_ && log_error_ == 0) return false;
+        ready.push_back(waiter.second);
+        return true;
+    });
+    if (!ready.empty()) {
+        guard.unlock();
+        for (const auto handle : ready) handle.resume();
+        guard.lock();
+    }
+    return rc;
+}
+
+void Store::committer() {
+    std::unique_lock guard(mutex_);
+    for (;;) {
+        committer_wake_.wait_for(guard, kCommitInterval,
+                                 [this] { return commit_now_ || stop_ || log_.bytes() > kCommitBytes; });
+        const bool stopping = stop_;
+        // space that only waits for the log to be durable is worth a flush once it is scarce
+        const bool scarce = segments_.free_count() <= 2 * segments_.reserve() && segments_.would_collect(lsn_durable_);
+        const bool sync_after = std::exchange(commit_now_, false) || scarce || stopping;
+        if (log_error_ == 0) write_pending(guard, sync_after);
+        if (segments_.collect(lsn_durable_)) cleaner_wake_.notify_one();
+        settle_tails(guard, now_ns());
+        Checkpoint checkpoint(*this);
+        if (log_error_ == 0 && (stopping || checkpoint.is_due())) {
+            const int rc = checkpoint.run(guard, stopping);
+            if (rc != 0 && rc != -ENOSPC) fail_log(rc);
+            if (rc == -ENOSPC) say(30, "no room for a checkpoint: recovery will read a longer log");
+            segments_.collect(lsn_durable_);
+        }
+        if (stopping && (log_.empty() || log_error_ != 0)) return;
+    }
+}
+
+}  // namespace kvfs::store

@@ -1,0 +1,261 @@
+#include "store/store.hpp"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <ctime>
+
+#include "format/superblock.hpp"
+#include "store/recovery.hpp"
+#include "store/volume.hpp"
+
+namespace kvfs::store {
+namespace {
+
+constexpr std::size_t kIoBuffer = std::size_t{1} << 20;
+constexpr std::size_t kReadBuffer = kIoBuffer + 2 * format::kBlock;  // an unaligned 1 MiB request touches 257 blocks
+constexpr std::size_t kDefaultBuffers = std::size_t{64} << 20;
+constexpr std::size_t kDefaultCache = std::size_t{16} << 20;
+constexpr std::size_t kGranuleBytes = format::kGranuleBlocks * format::kBlock;
+constexpr unsigned kRingDepth = 256;
+
+}  // namespace
+
+std::int64_t Store::now_ns() {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+Store::Store(const std::string& path, const Options& options) {
+    read_only_ = options.read_only || !options.exclusive;
+    Device device(path, !read_only_);
+    device.lock(!read_only_);
+    sb_ = device.choose_superblock();
+    if (sb_.ro_compat != 0 && !read_only_) {
+        throw OpenError(EROFS, path + ": the volume has features that this version can only read: mount it read-only");
+    }
+    block_device_ = device.is_block_device();
+    checksum_ = format::DataChecksum(sb_.uuid);
+    fd_ = device.release();
+    try {
+        segments_.configure(sb_.segment_count, sb_.segment_size / format::kBlock, sb_.epoch + 1);
+        const auto started = std::chrono::steady_clock::now();
+        Recovery recovery(*this);
+        recovery.run();
+        recovered_frames_ = recovery.frames();
+        recovery_ns_ = static_cast<std::uint64_t>(
+            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - started).count());
+        if (!options.exclusive) return;  // a checker looks at what was recovered and does its own reading
+
+        const std::size_t buffers = options.buffer_bytes != 0 ? options.buffer_bytes : kDefaultBuffers;
+        const std::size_t cache = (options.cache_bytes != 0 ? options.cache_bytes : kDefaultCache) / kGranuleBytes;
+        const std::size_t pool = std::max<std::size_t>(4, buffers / 2 / kReadBuffer);
+        arena_ = std::make_unique<uring::BufferArena>(pool * (kIoBuffer + kReadBuffer) + cache * kGranuleBytes);
+        const auto resume = [this](std::coroutine_handle<> handle) { ring_->post(handle); };
+        write_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kIoBuffer, resume);
+        read_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kReadBuffer, resume);
+        cache_ = std::make_unique<GranuleCache>(arena_->cut(cache * kGranuleBytes), kGranuleBytes);
+        ring_ = std::make_unique<uring::Ring>(fd_, kRingDepth, arena_->memory());
+        if (read_only_) return;
+        recovery.take_over(options.owner);
+        owns_ = true;
+        committer_ = std::thread([this] { committer(); });
+        cleaner_ = std::thread([this] { cleaner(); });
+    } catch (const std::system_error& failure) {
+        ring_.reset();
+        ::close(fd_);
+        throw OpenError(failure.code().value(), path + ": " + failure.what());
+    } catch (...) {
+        ring_.reset();
+        ::close(fd_);
+        throw;
+    }
+}
+
+Store::~Store() { close(); }
+
+void Store::close() {
+    {
+        const std::lock_guard guard(mutex_);
+        if (closed_) return;
+        closed_ = true;
+    }
+    if (owns_) {
+        // publish what is complete: nobody can reopen these files, the mount is gone
+        std::mutex latch;
+        std::condition_variable finished;
+        bool done = false;
+        uring::detach(sync(), [&](int) {
+            const std::lock_guard guard(latch);
+            done = true;
+            finished.notify_all();
+        });
+        std::unique_lock waiting(latch);
+        finished.wait(waiting, [&] { return done; });
+        {
+            const std::lock_guard guard(mutex_);
+            stop_ = true;
+            committer_wake_.notify_all();
+            cleaner_wake_.notify_all();
+        }
+        cleaner_.join();
+        committer_.join();  // ends with a checkpoint and the clean flag
+    }
+    ring_.reset();
+    if (fd_ >= 0) ::close(fd_);  // drops the lock as well
+    fd_ = -1;
+}
+
+// sb_ is changed by one thread at a time: the constructor's, then the committer's.
+int Store::write_superblock() {
+    ++sb_.sequence;
+    sb_.written_ns = now_ns();
+    const auto primary = static_cast<std::uint32_t>(sb_.sequence % 2);
+    Buffer block = Buffer::heap(format::kBlock);
+    // the copy at the end goes last: a crash in between leaves it older, never the only good one being rewritten
+    for (const std::uint32_t copy : {primary, std::uint32_t{2}}) {
+        sb_.copy = copy;
+        format::seal_superblock(sb_);
+        std::memcpy(block.data(), &sb_, sizeof sb_);
+        const auto offset = static_cast<off_t>(format::superblock_offset(copy, sb_.size));
+        if (pwrite(fd_, block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
+            return errno != 0 ? -errno : -EIO;
+        }
+        if (fdatasync(fd_) != 0) return -errno;
+    }
+    return 0;
+}
+
+int Store::write_segment_header(SegmentId id, format::SegmentClass kind) {
+    Buffer block = Buffer::heap(format::kBlock);
+    fill_segment_header(id, kind, block.data());
+    const auto offset = static_cast<off_t>(device_offset(id, 0));
+    if (pwrite(fd_, block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
+        return errno != 0 ? -errno : -EIO;
+    }
+    return 0;
+}
+
+void Store::fill_segment_header(SegmentId id, format::SegmentClass kind, std::byte* out) const {
+    format::SegmentHeader header{};
+    header.uuid = sb_.uuid;
+    header.segment = id;
+    header.generation = segments_.at(id).generation;
+    header.host_uuid = sb_.host_uuid;
+    header.epoch = sb_.epoch;
+    header.segment_class = static_cast<std::uint32_t>(kind);
+    header.opened_ns = now_ns();
+    format::seal_segment_header(header);
+    std::memcpy(out, &header, sizeof header);
+}
+
+void Store::set_wakeup(std::function<void()> wakeup) {
+    const std::lock_guard guard(events_mutex_);
+    wakeup_ = std::move(wakeup);
+    if (!events_.empty() && wakeup_) wakeup_();
+}
+
+std::vector<Event> Store::take_events() {
+    const std::lock_guard guard(events_mutex_);
+    return std::exchange(events_, {});
+}
+
+void Store::raise(Event event) {
+    constexpr std::size_t kMost = 10'000;  // a store whose every page is bad must not fill memory with complaints
+    const std::lock_guard guard(events_mutex_);
+    if (events_.size() >= kMost) return;
+    events_.push_back(std::move(event));
+    if (wakeup_) wakeup_();
+}
+
+void Store::say(int level, std::string text) { raise(LogEvent{level, std::move(text)}); }
+
+// files with state ------------------------------------------------------------------
+
+std::shared_ptr<File> Store::find_file(InodeNumber ino) {
+    const auto it = files_.find(ino);
+    return it == files_.end() ? nullptr : it->second;
+}
+
+std::shared_ptr<File> Store::file_of(InodeNumber ino) {
+    auto& file = files_[ino];
+    if (!file) {
+        file = std::make_shared<File>(ino);
+        file->committed_size = inodes_.find(ino)->size;
+    }
+    return file;
+}
+
+void Store::mark_dirty(File& file) {
+    if (file.dirty) return;
+    file.dirty = true;
+    file.dirty_since_ns = now_ns();
+}
+
+void Store::drop_file_if_idle(InodeNumber ino) {
+    const auto it = files_.find(ino);
+    if (it != files_.end()) {
+        File& file = *it->second;
+        if (file.handles != 0 || file.tail || file.in_flight != 0 || file.lock.is_held()) return;
+        const Inode* inode = inodes_.find(ino);
+        if (file.dirty && inode != nullptr && inode->nlink != 0) return;
+        if (inode != nullptr && inode->nlink == 0) release_replaced(file, log_.appended());
+        segments_.end_lease(file.lease);
+        files_.erase(it);
+    }
+    free_if_unused(ino);
+}
+
+void Store::release_replaced(File& file, std::uint64_t lsn) {
+    for (const auto& [logical, extent] : file.replaced.all()) {
+        segments_.remove_live(extent.segment, extent.blocks, lsn);
+    }
+    file.replaced = ExtentMap{};
+}
+
+bool Store::has_space(std::uint64_t blocks) {
+    return segments_.live_blocks() + reserved_blocks_ + blocks <= segments_.data_capacity();
+}
+
+bool Store::has_metadata_space() { return segments_.free_count() > 2 || log_.bytes() < (1U << 20); }
+
+Store::Space Store::space() {
+    const std::lock_guard guard(mutex_);
+    const std::uint64_t capacity = segments_.data_capacity();
+    const std::uint64_t used = std::min(capacity, segments_.live_blocks() + reserved_blocks_);
+    // names have no quota of their own; what bounds them is the log and checkpoint space they need
+    const std::uint64_t files_free = std::min(inodes_.capacity() - inodes_.count(), (capacity - used) * 8);
+    return {capacity, capacity - used, inodes_.count() + files_free, files_free};
+}
+
+Store::Gauges Store::gauges() {
+    const std::lock_guard guard(mutex_);
+    Gauges out{};
+    out.files = inodes_.count();
+    out.names = names_.count();
+    out.open_files = files_.size();
+    out.segments = segments_.count();
+    out.segments_free = segments_.free_count();
+    out.segments_metadata = segments_.metadata_count();
+    out.live_blocks = segments_.live_blocks();
+    out.reserved_blocks = reserved_blocks_;
+    out.capacity_blocks = segments_.data_capacity();
+    out.log_pending_bytes = log_.bytes();
+    out.lsn_appended = log_.appended();
+    out.lsn_durable = lsn_durable_;
+    out.recovery_ns = recovery_ns_;
+    out.recovered_frames = recovered_frames_;
+    out.buffers = write_pool_->count() + read_pool_->count();
+    out.buffers_idle = write_pool_->idle() + read_pool_->idle();
+    return out;
+}
+
+}  // namespace kvfs::store

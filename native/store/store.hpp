@@ -1,0 +1,311 @@
+// One mounted KVFS1 volume.
+//
+// Threads. Callers (today one Python thread; later the splitter's) run the synchronous calls and start the asynchronous
+// ones. The ring's reaper finishes them. The committer writes the log and checkpoints. The cleaner empties segments and
+// trims them. All of them take `mutex_` for instants; nobody holds it across I/O. Lock order: a File's lock, then
+// `mutex_`, then a leaf lock of uring/.
+//
+// When a thread dies here the process dies with it (an escaped exception terminates): recovery is the answer, there is
+// no half-alive state. When the device fails: reads and flushes return EIO; a failed log write turns the volume
+// read-only, because nothing can be promised any more.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <variant>
+#include <vector>
+
+#include "format/checksum.hpp"
+#include "format/format.hpp"
+#include "store/file.hpp"
+#include "store/granule_cache.hpp"
+#include "store/inodes.hpp"
+#include "store/log.hpp"
+#include "store/names.hpp"
+#include "store/segments.hpp"
+#include "uring/async.hpp"
+#include "uring/buffers.hpp"
+#include "uring/ring.hpp"
+
+namespace kvfs::store {
+
+using uring::Async;
+using uring::Buffer;
+
+struct Attributes {
+    std::uint64_t ino, generation;
+    std::uint32_t mode, nlink, uid, gid, rdev;
+    std::uint64_t size, blocks;
+    std::int64_t atime_ns, mtime_ns, ctime_ns;
+};
+
+enum SetFields : std::uint32_t {
+    kSetMode = 1,
+    kSetUid = 2,
+    kSetGid = 4,
+    kSetAtime = 8,
+    kSetMtime = 16,
+    kSetAtimeNow = 32,
+    kSetMtimeNow = 64,
+};
+
+enum RenameFlags : std::uint32_t { kRenameNoReplace = 1, kRenameExchange = 2 };
+
+struct Options {
+    bool read_only = false;
+    bool exclusive = true;  // take the volume's lock and, unless read_only, its superblock
+    std::string owner;      // JSON, kept in the superblock
+    std::size_t buffer_bytes = 0;
+    std::size_t cache_bytes = 0;
+};
+
+// Verified bytes [offset, offset + size) of a buffer.
+struct ReadResult {
+    Buffer buffer;
+    std::size_t offset = 0;
+    std::size_t size = 0;
+};
+
+struct LogEvent {
+    int level;
+    std::string text;
+};
+struct DropEvent {
+    InodeNumber parent;
+    std::string name;
+};
+using Event = std::variant<LogEvent, DropEvent>;
+
+// A failure to open, with the errno and one line for a person.
+class OpenError : public std::runtime_error {
+public:
+    OpenError(int error, const std::string& text) : std::runtime_error(text), error_(error) {}
+    [[nodiscard]] int error() const { return error_; }
+
+private:
+    int error_;
+};
+
+struct Counters {
+    std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, write_bytes{0}, lookups{0}, lookup_misses{0},
+        creates{0}, unlinks{0}, renames{0}, flushes{0}, fsyncs{0}, checksum_errors{0}, files_dropped{0}, read_errors{0},
+        write_errors{0}, log_frames{0}, log_bytes{0}, checkpoints{0}, checkpoint_bytes{0}, cleaned_segments{0},
+        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, enospc{0};
+};
+
+// Errors of metadata and data calls are negative errnos, as liburing has them.
+class Store {
+public:
+    Store(const std::string& path, const Options& options);
+    ~Store();
+    Store(const Store&) = delete;
+    Store& operator=(const Store&) = delete;
+    void close();
+
+    // namespace.cpp ----------------------------------------------------------------
+    int lookup(std::uint64_t parent, std::string_view name, Attributes& out);  // -ENOENT when absent
+    int getattr(std::uint64_t ino, Attributes& out);
+    struct SetAttributes {
+        std::uint32_t fields = 0, mode = 0, uid = 0, gid = 0;
+        std::int64_t atime_ns = 0, mtime_ns = 0;
+    };
+    int setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out);
+    int make(std::uint64_t parent, std::string_view name, std::uint32_t mode, Owner owner, std::string_view target,
+             bool defer_log, Attributes& out);
+    int readlink(std::uint64_t ino, std::string& out);
+    int link(std::uint64_t ino, std::uint64_t parent, std::string_view name, Attributes& out);
+    int unlink(std::uint64_t parent, std::string_view name, std::uint64_t& ino);
+    int rmdir(std::uint64_t parent, std::string_view name, std::uint64_t& ino);
+    Async<int> rename(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
+                      std::uint32_t flags);
+    void remember(std::uint64_t ino, std::uint32_t count);
+    void forget(std::uint64_t ino, std::uint64_t count);
+    int parent(std::uint64_t ino);
+    int open(std::uint64_t ino, bool write);
+    int release(std::uint64_t ino, bool write);
+    int list(std::uint64_t ino, std::vector<NameId>& out);
+    // What the entry is now; false when it is no longer in that directory.
+    bool entry(std::uint64_t directory, NameId id, std::string& name, Attributes& out);
+    void touch_atime(std::uint64_t ino);
+    int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags);
+    int getxattr(std::uint64_t ino, std::string_view name, std::string& out);
+    int listxattr(std::uint64_t ino, std::vector<std::string>& out);
+    int removexattr(std::uint64_t ino, std::string_view name);
+    struct Space {
+        std::uint64_t blocks, blocks_free, files, files_free;
+    };
+    Space space();
+
+    // read.cpp, write.cpp -------------------------------------------------------------
+    struct ReadOutcome {
+        int error = 0;
+        ReadResult data;
+    };
+    Async<ReadOutcome> read(std::uint64_t ino, std::uint64_t offset, std::size_t size);
+    Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data);
+    Async<int> truncate(std::uint64_t ino, std::uint64_t size);
+    Async<int> flush(std::uint64_t ino);
+    Async<int> fsync(std::uint64_t ino);
+    Async<int> sync();
+
+    // events for the log and for the kernel's dentries ------------------------------------
+    void set_wakeup(std::function<void()> wakeup);
+    std::vector<Event> take_events();
+
+    [[nodiscard]] const Counters& counters() const { return counters_; }
+    [[nodiscard]] const format::Superblock& superblock() const { return sb_; }
+    [[nodiscard]] const uring::Ring& ring() const { return *ring_; }
+    [[nodiscard]] bool is_read_only() const { return read_only_; }
+    struct Gauges {
+        std::uint64_t files, names, open_files, segments, segments_free, segments_metadata, live_blocks,
+            reserved_blocks, capacity_blocks, log_pending_bytes, lsn_appended, lsn_durable, recovery_ns,
+            recovered_frames, buffers_idle, buffers;
+    };
+    Gauges gauges();
+
+private:
+    friend class Recovery;
+    friend class Checkpoint;
+    friend class Checker;
+
+    // store.cpp
+    int write_superblock();
+    int write_segment_header(SegmentId id, format::SegmentClass kind);
+    void fill_segment_header(SegmentId id, format::SegmentClass kind, std::byte* out) const;
+    void raise(Event event);
+    void say(int level, std::string text);
+    std::uint64_t device_offset(SegmentId segment, std::uint64_t block) const {
+        return sb_.first_segment + segment * sb_.segment_size + block * format::kBlock;
+    }
+    static std::int64_t now_ns();
+
+    // namespace.cpp (the mutex is held)
+    Attributes attributes(InodeNumber ino, const Inode& inode);
+    std::uint32_t link_count(const Inode& inode) const;
+    Inode* directory(std::uint64_t ino, int& error);
+    NameId add_name(InodeNumber parent, std::string_view name, InodeNumber ino);
+    void remove_name(NameId id);
+    void touch_directory(InodeNumber ino, std::int64_t now);
+    void log_name(NameId id);
+    void log_attributes(InodeNumber ino);
+    void lose_link(InodeNumber ino, NameId id, std::int64_t now);
+    void free_if_unused(InodeNumber ino);
+    Async<int> finish_release(InodeNumber ino);
+    int rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent, std::string_view new_name,
+                      std::uint32_t flags);
+    int check_writable(std::string_view name) const;
+    bool has_metadata_space();
+
+    // files with state (the mutex is held)
+    std::shared_ptr<File> file_of(InodeNumber ino);  // makes one
+    std::shared_ptr<File> find_file(InodeNumber ino);
+    void mark_dirty(File& file);
+    void drop_file_if_idle(InodeNumber ino);
+    void release_replaced(File& file, std::uint64_t lsn);
+
+    // write.cpp
+    Async<int> submit_tail(File& file);  // the file's lock is held
+    Async<int> wait_idle(File& file);
+    Async<int> flush_locked(File& file);
+    Async<int> load_block(File& file, std::uint64_t block, std::byte* out);
+    Async<int> write_run(std::shared_ptr<File> file, Buffer buffer, std::vector<Allocation> places);
+    void unmap(Inode& inode, File& file, std::uint64_t from, std::uint64_t to);
+    void commit(File& file);  // appends the transaction
+    void revert(File& file);
+    void log_moved(InodeNumber ino, const Inode& inode, const std::vector<Piece>& pieces);
+    void serialise_committed(LogBuffer& out, InodeNumber ino);
+    format::InodeBody body_of(InodeNumber ino, const Inode& inode) const;
+    void reclaim_tail();
+    void discard_tail(File& file);
+    bool has_space(std::uint64_t blocks);
+    void settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now);
+
+    // read.cpp
+    struct Granule;
+    void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, std::vector<Granule>& out);
+    bool verify(const Granule& granule, const std::byte* data);
+    void drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
+    Async<int> read_granules(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::byte* out);
+    void unpin(std::span<const Granule> plan);
+
+    // log.cpp: the committer
+    struct Durable;
+    Durable durable(std::uint64_t lsn);
+    void committer();
+    void wake_committer();
+    int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
+    int write_frame(std::unique_lock<std::mutex>& guard, LogBuffer::Chunk chunk);
+    int device_sync();
+    void fail_log(int error);
+
+    // cleaner.cpp
+    void cleaner();
+    bool clean_some(std::unique_lock<std::mutex>& guard);
+    bool trim_one(std::unique_lock<std::mutex>& guard);
+    bool move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical, const Extent& extent,
+                     std::optional<SegmentId>& lease);
+
+    int fd_ = -1;
+    bool block_device_ = false;
+    bool read_only_ = false;
+    bool owns_ = false;
+    bool closed_ = false;
+    format::Superblock sb_{};
+    format::DataChecksum checksum_{format::Uuid{}};
+
+    std::mutex mutex_;
+    Inodes inodes_;
+    Names names_;
+    Segments segments_;
+    LogBuffer log_;
+    LogPosition log_position_;
+    std::vector<SegmentId> log_segments_;  // oldest first, those that recovery would read
+    std::vector<SegmentId> checkpoint_segments_;
+    std::uint64_t log_bytes_since_checkpoint_ = 0;
+    std::uint64_t lsn_written_ = 0;
+    std::uint64_t lsn_durable_ = 0;
+    std::vector<std::pair<std::uint64_t, std::coroutine_handle<>>> durable_waiters_;
+    std::unordered_set<InodeNumber> touched_directories_;
+    std::unordered_map<InodeNumber, std::shared_ptr<File>> files_;
+    std::list<InodeNumber> tails_;       // files with a tail, oldest first: who gives up a buffer next
+    std::uint64_t reserved_blocks_ = 0;  // promised to tails, not handed out yet
+    std::uint32_t headers_in_flight_ = 0;
+    bool data_unflushed_ = false;  // the device has data that no flush followed
+    std::vector<std::coroutine_handle<>> space_waiters_;
+    bool cleaner_stuck_ = false;  // a full pass freed nothing: waiting for space is pointless
+    int log_error_ = 0;
+
+    std::unique_ptr<uring::BufferArena> arena_;
+    std::unique_ptr<uring::BufferPool> write_pool_;
+    std::unique_ptr<uring::BufferPool> read_pool_;
+    std::unique_ptr<GranuleCache> cache_;
+    std::unique_ptr<uring::Ring> ring_;
+
+    std::condition_variable committer_wake_;
+    std::condition_variable cleaner_wake_;
+    std::condition_variable headers_done_;
+    bool commit_now_ = false;
+    bool stop_ = false;
+    std::thread committer_;
+    std::thread cleaner_;
+
+    std::mutex events_mutex_;
+    std::vector<Event> events_;
+    std::function<void()> wakeup_;
+
+    Counters counters_;
+    std::uint64_t recovery_ns_ = 0;
+    std::uint64_t recovered_frames_ = 0;
+};
+
+}  // namespace kvfs::store

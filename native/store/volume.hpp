@@ -1,0 +1,61 @@
+// A device or file that holds, or is to hold, a KVFS1 volume: opening it, its lock, its superblocks.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "format/superblock.hpp"
+
+namespace kvfs::store {
+
+class Device {
+public:
+    // O_DIRECT, and O_EXCL on a block device that is opened for writing (refused while the kernel has it mounted).
+    // Throws OpenError.
+    Device(const std::string& path, bool writable);
+    ~Device();
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    // Exclusive for a writer, shared for readers; OpenError(EBUSY) says who holds the volume.
+    void lock(bool exclusive);
+
+    struct Copy {
+        std::uint32_t copy = 0;
+        std::uint64_t offset = 0;
+        format::Superblock sb{};
+        format::SuperblockCheck check;
+    };
+    // The three places; the end copy is looked for where A or B say the volume ends, else at the device's end.
+    std::array<Copy, 3> read_superblocks();
+    // The newest valid one. OpenError: EMEDIUMTYPE, EUCLEAN, EPROTONOSUPPORT with which copy, expected and found.
+    format::Superblock choose_superblock();
+    // One line on why no copy can be used; `error` gets the errno.
+    std::string explain(const std::array<Copy, 3>& copies, int& error) const;
+
+    [[nodiscard]] std::uint64_t size() const { return size_; }
+    [[nodiscard]] bool is_block_device() const { return block_device_; }
+    [[nodiscard]] int fd() const { return fd_; }
+    int release();
+    void write(const void* data, std::size_t bytes, std::uint64_t offset);
+    void sync();
+
+private:
+    std::string path_;
+    int fd_ = -1;
+    std::uint64_t size_ = 0;
+    bool block_device_ = false;
+};
+
+struct FormatRequest {
+    std::uint64_t size = 0;
+    std::uint64_t segment_size = 0;
+    std::string label;
+    format::Uuid uuid{};  // all zero: random
+};
+
+// Writes an empty volume over whatever is there and returns its superblock. Throws OpenError.
+format::Superblock format_volume(const std::string& path, const FormatRequest& request);
+
+}  // namespace kvfs::store
