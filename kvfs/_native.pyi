@@ -1,0 +1,176 @@
+"""Typed face of the native store (C++20, nanobind; sources in ``native/``).
+
+Three kinds of call:
+
+* metadata calls are synchronous: they take microseconds, touch memory only and
+  raise ``OSError`` with the errno that POSIX names;
+* data calls take an integer ``token``. They either finish at once (the return
+  value is the result) or return ``None``; then ``(token, result)`` arrives
+  through ``completions()`` after ``eventfd`` turned readable. ``result`` is the
+  value that the call would have returned, or ``-errno`` as a negative int;
+* ``format_store``, ``inspect``, ``check`` and the ``Store`` constructor block
+  (GIL released) and are for start-up and administration.
+
+Every method is thread safe. Names, targets and xattr values are ``bytes``.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+# (ino, generation, mode, nlink, uid, gid, rdev, size, blocks_512, atime_ns, mtime_ns, ctime_ns)
+Attr = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+
+ROOT_INODE: int  # 1, as FUSE has it
+NAME_MAX: int  # 255 bytes
+BLOCK_SIZE: int  # 4096
+FORMAT_VERSION: int  # 1
+
+RENAME_NOREPLACE: int  # 1, as in <linux/fs.h>
+RENAME_EXCHANGE: int  # 2
+
+# fields that setattr() changes, or-ed together
+SET_MODE: int
+SET_UID: int
+SET_GID: int
+SET_ATIME: int
+SET_MTIME: int
+SET_ATIME_NOW: int
+SET_MTIME_NOW: int
+
+def format_store(path: str, size: int, segment_size: int = 0, label: str = "", uuid: bytes = b"") -> dict[str, Any]:
+    """Write an empty KVFS1 volume of ``size`` bytes onto an existing file or block device.
+
+    Checks nothing but geometry: what the device holds is the caller's to check.
+    ``segment_size`` 0 chooses by size. ``uuid``: 16 bytes, random when empty.
+    Returns the superblock written, as in :func:`inspect`. Raises OSError
+    (EINVAL: too small or geometry impossible; EROFS, ENOSPC, EIO, EBUSY: locked by a mount).
+    """
+
+def inspect(path: str) -> dict[str, Any]:
+    """Read the three superblocks without taking the volume.
+
+    ``{"device_size": int, "copies": [{"copy": "A"|"B"|"end", "offset": int, "valid": bool,
+    "problem": str | None, "superblock": {...} | None}, ...], "best": int | None, "problem": str | None}``.
+    ``superblock``: version, compat, ro_compat, incompat, uuid (hex with dashes), label, size, segment_size,
+    segments, sequence, epoch, created_ns, clean (bool), owner (JSON text of the last mount, "" if none).
+    ``problem`` at the top is one line, expected and found, when no copy can be used.
+    Raises OSError only when the device cannot be opened or read.
+    """
+
+def check(path: str, verify_data: bool = True, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """fsck, read-only: recover in memory, verify every checksum, cross-check names, links and segments.
+
+    ``progress(done_bytes, total_bytes)``. Returns ``{"files", "directories", "bytes", "extents", "segments",
+    "log_frames", "clean": bool, "problems": [{"kind", "where", "detail"}...], "problem_count"}``.
+    Raises OSError like ``Store`` when the volume cannot be opened at all.
+    """
+
+@final
+class ReadBuffer:
+    """Verified bytes, by the buffer protocol, without a copy; memory goes back to the pool when dropped."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Directory:
+    """A snapshot of one directory, taken by ``Store.opendir`` (and again by ``rewind``)."""
+
+    def read(self, position: int, count: int) -> list[tuple[bytes, Attr, int]]:
+        """Up to ``count`` live entries from ``position`` on: (name, attr, position of the next).
+
+        Position 0 takes a fresh snapshot. Entries removed since the snapshot are left out.
+        "." and ".." are not included. An empty list means the end.
+        """
+
+@final
+class Store:
+    """One mounted volume. ``owner``: JSON text kept in the superblock and shown to whoever is refused."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool = False,
+        owner: str = "",
+        buffer_bytes: int = 0,
+        cache_bytes: int = 0,
+    ) -> None:
+        """Open and recover. OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
+        EPROTONOSUPPORT (newer version), EROFS, ENOENT, EACCES, EIO; the message is one line with expected and found."""
+
+    @property
+    def eventfd(self) -> int: ...
+    @property
+    def uuid(self) -> str: ...
+    def completions(self) -> list[tuple[int, Any]]:
+        """Drain the eventfd and return what has finished.
+
+        Token 0 is an event: ``("log", level, text)`` with logging's numeric levels, or ``("drop", parent, name)``:
+        native removed a corrupt file, the kernel's dentry must be invalidated.
+        """
+
+    # names and attributes -------------------------------------------------
+    def lookup(self, parent: int, name: bytes) -> Attr | None:
+        """``None`` when absent. Counts one kernel reference (see forget) when present."""
+    def getattr(self, ino: int) -> Attr: ...
+    def setattr(
+        self,
+        ino: int,
+        fields: int,
+        mode: int = 0,
+        uid: int = 0,
+        gid: int = 0,
+        atime_ns: int = 0,
+        mtime_ns: int = 0,
+    ) -> Attr:
+        """Size is changed by truncate()."""
+    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
+        """A regular file, mode with S_IFREG; EEXIST when the name is taken. Counts one reference."""
+    def mknod(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr:
+        """Regular file, FIFO or socket; device nodes get EPERM. Counts one reference."""
+    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Attr: ...
+    def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attr: ...
+    def readlink(self, ino: int) -> bytes: ...
+    def link(self, ino: int, parent: int, name: bytes) -> Attr: ...
+    def unlink(self, parent: int, name: bytes) -> int:
+        """Returns the inode number that lost a link."""
+    def rmdir(self, parent: int, name: bytes) -> int: ...
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, token: int) -> int | None:
+        """A data call: publishes the file's data before its new name. Result 0."""
+    def remember(self, ino: int, count: int = 1) -> None:
+        """Count kernel references that readdirplus hands out (lookup, create, mknod, mkdir, symlink and link count their own)."""
+    def forget(self, ino: int, count: int) -> None: ...
+    def parent(self, ino: int) -> int:
+        """The directory that holds directory ``ino`` ("..")."""
+    def open(self, ino: int, write: bool, truncate: bool = False) -> None:
+        """Counts a handle. With O_TRUNC use truncate() after it; ``truncate`` only says one follows."""
+    def release(self, ino: int, write: bool) -> None: ...
+    def opendir(self, ino: int) -> Directory: ...
+    def touch_atime(self, ino: int) -> None: ...
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None: ...
+    def getxattr(self, ino: int, name: bytes) -> bytes: ...
+    def listxattr(self, ino: int) -> list[bytes]: ...
+    def removexattr(self, ino: int, name: bytes) -> None: ...
+    def statfs(self) -> dict[str, int]:
+        """block_size, blocks, blocks_free, files, files_free, name_max."""
+
+    # data --------------------------------------------------------------------
+    def read(self, ino: int, offset: int, size: int, token: int) -> ReadBuffer | None:
+        """Never short before end of file; EIO on a checksum mismatch (the file is then dropped)."""
+    def write(self, ino: int, offset: int, data: bytes, token: int) -> int | None:
+        """Result: len(data), once the bytes are taken over (the buffer pool bounds what is in flight).
+        ENOSPC and EFBIG come here; a device error comes at the next flush, fsync or write."""
+    def truncate(self, ino: int, size: int, token: int) -> int | None: ...
+    def flush(self, ino: int, token: int) -> int | None:
+        """Wait for the file's data to reach the device and commit it to the metadata log (lazily durable)."""
+    def fsync(self, ino: int, token: int) -> int | None:
+        """flush, then make data, name and everything logged before it durable. Works on directories."""
+    def sync(self, token: int) -> int | None:
+        """fsync of everything."""
+
+    # the volume --------------------------------------------------------------
+    def statistics(self) -> dict[str, Any]:
+        """Counters and gauges, nested by component; all values int, float or str."""
+    def close(self) -> None:
+        """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""

@@ -1,0 +1,641 @@
+// kvfs._native: the Python face, documented and typed in kvfs/_native.pyi.
+//
+// The GIL is held during metadata calls (they take microseconds) and during the inline part of data calls. The store's
+// own threads never take it: what they finish is queued here and fetched by completions() after the eventfd turned
+// readable.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <unordered_map>
+
+#include "format/superblock.hpp"
+#include "store/check.hpp"
+#include "store/store.hpp"
+#include "store/volume.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvfs::python {
+namespace {
+
+using store::Attributes;
+using store::ReadResult;
+using store::Store;
+
+[[noreturn]] void raise_os_error(int error, const std::string& text) {
+    PyObject* args = Py_BuildValue("(is)", error, text.c_str());
+    PyErr_SetObject(PyExc_OSError, args);
+    Py_XDECREF(args);
+    throw nb::python_error();
+}
+
+[[noreturn]] void raise_errno(int negative) { raise_os_error(-negative, std::strerror(-negative)); }
+
+void require(int rc) {
+    if (rc < 0) raise_errno(rc);
+}
+
+std::string_view view(const nb::bytes& text) { return {static_cast<const char*>(text.data()), text.size()}; }
+
+nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
+nb::tuple to_tuple(const Attributes& a) {
+    return nb::make_tuple(a.ino, a.generation, a.mode, a.nlink, a.uid, a.gid, a.rdev, a.size, a.blocks, a.atime_ns,
+                          a.mtime_ns, a.ctime_ns);
+}
+
+// Completions, on their way from the store's threads to Python. Outlives the store by shared ownership: a thread
+// may still be signalling while Python lets go.
+class Inbox {
+public:
+    Inbox() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+    }
+    ~Inbox() { ::close(fd_); }
+    Inbox(const Inbox&) = delete;
+    Inbox& operator=(const Inbox&) = delete;
+
+    struct Item {
+        std::uint64_t token = 0;
+        std::int64_t result = 0;
+        std::unique_ptr<ReadResult> data;
+    };
+    void put(Item item) {
+        {
+            const std::lock_guard guard(mutex_);
+            items_.push_back(std::move(item));
+        }
+        signal();
+    }
+    void signal() const {
+        const std::uint64_t one = 1;
+        // fails only when the counter is at its maximum, and then it is readable already
+        [[maybe_unused]] const auto rc = ::write(fd_, &one, sizeof one);
+    }
+    std::deque<Item> drain() {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const auto rc = ::read(fd_, &count, sizeof count);  // EAGAIN: nothing new, which is fine
+        const std::lock_guard guard(mutex_);
+        return std::exchange(items_, {});
+    }
+    [[nodiscard]] int fd() const { return fd_; }
+
+private:
+    int fd_;
+    std::mutex mutex_;
+    std::deque<Item> items_;
+};
+
+struct PyReadBuffer {
+    std::shared_ptr<Store> keep;  // the buffer's pool is the store's
+    ReadResult result;
+};
+
+int read_buffer_get(PyObject* self, Py_buffer* view_out, int flags) {
+    auto* buffer = nb::inst_ptr<PyReadBuffer>(self);
+    return PyBuffer_FillInfo(view_out, self, buffer->result.buffer.data() + buffer->result.offset,
+                             static_cast<Py_ssize_t>(buffer->result.size), 1, flags);
+}
+
+PyType_Slot read_buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(read_buffer_get)}, {0, nullptr}};
+
+struct PyDirectory {
+    std::shared_ptr<Store> store;
+    std::uint64_t ino = 0;
+    std::vector<store::NameId> names;
+
+    nb::list read(std::uint64_t position, std::size_t count) {
+        if (position == 0) require(store->list(ino, names));
+        nb::list out;
+        std::string name;
+        Attributes attributes{};
+        for (; position < names.size() && out.size() < count; ++position) {
+            if (!store->entry(ino, names[position], name, attributes)) continue;
+            out.append(nb::make_tuple(to_bytes(name), to_tuple(attributes), position + 1));
+        }
+        return out;
+    }
+};
+
+class PyStore {
+public:
+    PyStore(const std::string& path, bool read_only, const std::string& owner, std::size_t buffer_bytes,
+            std::size_t cache_bytes)
+        : inbox_(std::make_shared<Inbox>()) {
+        const store::Options options{.read_only = read_only,
+                                     .exclusive = true,
+                                     .owner = owner,
+                                     .buffer_bytes = buffer_bytes,
+                                     .cache_bytes = cache_bytes};
+        {
+            const nb::gil_scoped_release unlocked;
+            store_ = std::make_shared<Store>(path, options);
+        }
+        store_->set_wakeup([inbox = inbox_] { inbox->signal(); });
+    }
+
+    [[nodiscard]] int eventfd() const { return inbox_->fd(); }
+    [[nodiscard]] std::string uuid() const { return format::uuid_text(store_->superblock().uuid); }
+    Store& store() {
+        if (closed_) raise_os_error(EBADF, "the store is closed");
+        return *store_;
+    }
+
+    nb::list completions() {
+        nb::list out;
+        for (auto& item : inbox_->drain()) {
+            writing_.erase(item.token);
+            if (item.data != nullptr) {
+                out.append(nb::make_tuple(item.token, PyReadBuffer{store_, std::move(*item.data)}));
+            } else {
+                out.append(nb::make_tuple(item.token, item.result));
+            }
+        }
+        for (const auto& event : store_->take_events()) {
+            if (const auto* log = std::get_if<store::LogEvent>(&event)) {
+                out.append(nb::make_tuple(0, nb::make_tuple("log", log->level, log->text)));
+            } else {
+                const auto& drop = std::get<store::DropEvent>(event);
+                out.append(nb::make_tuple(0, nb::make_tuple("drop", drop.parent, to_bytes(drop.name))));
+            }
+        }
+        return out;
+    }
+
+    // Starts a call. When it finishes before this returns, its result is this call's (an error is raised); else None,
+    // and the result comes by completions().
+    template <typename T>
+    nb::object start(store::Async<T> task, std::uint64_t token) {
+        struct Slot {
+            std::mutex mutex;
+            bool returned = false;
+            bool done = false;
+            std::int64_t result = 0;
+        };
+        auto slot = std::make_shared<Slot>();
+        uring::detach(std::move(task), [slot, token, inbox = inbox_](T result) {
+            {
+                const std::lock_guard guard(slot->mutex);
+                slot->result = result;
+                slot->done = true;
+                if (!slot->returned) return;
+            }
+            inbox->put({token, result, nullptr});
+        });
+        const std::lock_guard guard(slot->mutex);
+        slot->returned = true;
+        if (!slot->done) return nb::none();
+        if (slot->result < 0) raise_errno(static_cast<int>(slot->result));
+        return nb::int_(slot->result);
+    }
+
+    nb::object read(std::uint64_t ino, std::uint64_t offset, std::size_t size, std::uint64_t token) {
+        struct Slot {
+            std::mutex mutex;
+            bool returned = false;
+            std::unique_ptr<Store::ReadOutcome> outcome;
+        };
+        auto slot = std::make_shared<Slot>();
+        uring::detach(store().read(ino, offset, size), [slot, token, inbox = inbox_](Store::ReadOutcome outcome) {
+            {
+                const std::lock_guard guard(slot->mutex);
+                if (!slot->returned) {
+                    slot->outcome = std::make_unique<Store::ReadOutcome>(std::move(outcome));
+                    return;
+                }
+            }
+            if (outcome.error != 0) {
+                inbox->put({token, outcome.error, nullptr});
+            } else {
+                inbox->put({token, 0, std::make_unique<ReadResult>(std::move(outcome.data))});
+            }
+        });
+        const std::lock_guard guard(slot->mutex);
+        slot->returned = true;
+        if (slot->outcome == nullptr) return nb::none();
+        if (slot->outcome->error != 0) raise_errno(slot->outcome->error);
+        return nb::cast(PyReadBuffer{store_, std::move(slot->outcome->data)});
+    }
+
+    nb::object write(std::uint64_t ino, std::uint64_t offset, nb::bytes data, std::uint64_t token) {
+        const std::span bytes(static_cast<const std::byte*>(data.data()), data.size());
+        nb::object result = start(store().write(ino, offset, bytes), token);
+        if (result.is_none()) writing_.emplace(token, std::move(data));  // alive until completions() says so
+        return result;
+    }
+
+    nb::dict statistics();
+
+    void close() {
+        if (closed_) return;
+        closed_ = true;
+        store_->set_wakeup({});
+        const nb::gil_scoped_release unlocked;
+        store_->close();
+    }
+
+    ~PyStore() {
+        if (!closed_ && store_ != nullptr) close();
+    }
+
+    std::shared_ptr<Store> shared() {
+        store();
+        return store_;
+    }
+
+private:
+    std::shared_ptr<Inbox> inbox_;
+    std::shared_ptr<Store> store_;
+    std::unordered_map<std::uint64_t, nb::bytes> writing_;
+    bool closed_ = false;
+};
+
+nb::dict PyStore::statistics() {
+    Store& s = store();
+    const auto& c = s.counters();
+    const auto get = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };
+    const auto g = s.gauges();
+    const auto& ring = s.ring().counters();
+    nb::dict out;
+    nb::dict data;
+    data["reads"] = get(c.reads);
+    data["read_bytes"] = get(c.read_bytes);
+    data["writes"] = get(c.writes);
+    data["write_bytes"] = get(c.write_bytes);
+    data["flushes"] = get(c.flushes);
+    data["fsyncs"] = get(c.fsyncs);
+    data["read_errors"] = get(c.read_errors);
+    data["write_errors"] = get(c.write_errors);
+    data["checksum_errors"] = get(c.checksum_errors);
+    data["files_dropped"] = get(c.files_dropped);
+    data["no_space_errors"] = get(c.enospc);
+    data["granule_cache_hits"] = get(c.cache_hits);
+    data["granule_cache_misses"] = get(c.cache_misses);
+    out["data"] = data;
+    nb::dict names;
+    names["files"] = g.files;
+    names["names"] = g.names;
+    names["files_with_state"] = g.open_files;
+    names["lookups"] = get(c.lookups);
+    names["lookup_misses"] = get(c.lookup_misses);
+    names["creates"] = get(c.creates);
+    names["unlinks"] = get(c.unlinks);
+    names["renames"] = get(c.renames);
+    out["namespace"] = names;
+    nb::dict log;
+    log["frames"] = get(c.log_frames);
+    log["bytes"] = get(c.log_bytes);
+    log["pending_bytes"] = g.log_pending_bytes;
+    log["lsn_appended"] = g.lsn_appended;
+    log["lsn_durable"] = g.lsn_durable;
+    log["checkpoints"] = get(c.checkpoints);
+    log["checkpoint_bytes"] = get(c.checkpoint_bytes);
+    log["recovery_seconds"] = static_cast<double>(g.recovery_ns) / 1e9;
+    log["recovered_frames"] = g.recovered_frames;
+    out["log"] = log;
+    nb::dict space;
+    space["segment_bytes"] = s.superblock().segment_size;
+    space["segments"] = g.segments;
+    space["segments_free"] = g.segments_free;
+    space["segments_metadata"] = g.segments_metadata;
+    space["capacity_bytes"] = g.capacity_blocks * format::kBlock;
+    space["live_bytes"] = g.live_blocks * format::kBlock;
+    space["reserved_bytes"] = g.reserved_blocks * format::kBlock;
+    space["cleaned_segments"] = get(c.cleaned_segments);
+    space["moved_bytes"] = get(c.moved_blocks) * format::kBlock;
+    space["trimmed_segments"] = get(c.trimmed_segments);
+    out["space"] = space;
+    nb::dict device;
+    device["reads"] = get(ring.reads);
+    device["read_bytes"] = get(ring.read_bytes);
+    device["writes"] = get(ring.writes);
+    device["write_bytes"] = get(ring.write_bytes);
+    device["flushes"] = get(ring.syncs);
+    device["errors"] = get(ring.errors);
+    device["in_flight"] = get(ring.in_flight);
+    device["buffers"] = g.buffers;
+    device["buffers_idle"] = g.buffers_idle;
+    device["buffers_registered"] = s.ring().buffers_registered() ? 1 : 0;
+    out["device"] = device;
+    out["read_only"] = s.is_read_only() ? 1 : 0;
+    return out;
+}
+
+nb::dict superblock_dict(const format::Superblock& sb) {
+    nb::dict out;
+    out["version"] = sb.version;
+    out["compat"] = sb.compat;
+    out["ro_compat"] = sb.ro_compat;
+    out["incompat"] = sb.incompat;
+    out["uuid"] = format::uuid_text(sb.uuid);
+    const std::string label(sb.label, strnlen(sb.label, sizeof sb.label));
+    out["label"] = nb::steal(PyUnicode_DecodeUTF8(label.data(), static_cast<Py_ssize_t>(label.size()), "replace"));
+    out["size"] = sb.size;
+    out["segment_size"] = sb.segment_size;
+    out["segments"] = sb.segment_count;
+    out["sequence"] = sb.sequence;
+    out["epoch"] = sb.epoch;
+    out["created_ns"] = sb.created_ns;
+    out["clean"] = (sb.flags & format::kClean) != 0;
+    const std::size_t owner = std::min<std::size_t>(sb.owner_bytes, sizeof sb.owner);
+    out["owner"] = nb::steal(PyUnicode_DecodeUTF8(sb.owner, static_cast<Py_ssize_t>(owner), "replace"));
+    return out;
+}
+
+nb::dict inspect(const std::string& path) {
+    store::Device device(path, false);
+    const auto copies = device.read_superblocks();
+    nb::dict out;
+    nb::list list;
+    int best = -1;
+    for (const auto& copy : copies) {
+        const bool valid = copy.check.fault == format::Fault::kValid;
+        const bool recognised = std::memcmp(copy.sb.magic, format::kSuperblockMagicBytes, sizeof copy.sb.magic) == 0;
+        if (valid && (best < 0 || copy.sb.sequence > copies[static_cast<std::size_t>(best)].sb.sequence)) {
+            best = static_cast<int>(copy.copy);
+        }
+        nb::dict entry;
+        entry["copy"] = format::copy_name(copy.copy);
+        entry["offset"] = copy.offset;
+        entry["valid"] = valid;
+        entry["problem"] = valid ? nb::object(nb::none()) : nb::object(nb::cast(copy.check.problem));
+        entry["superblock"] = recognised ? nb::object(superblock_dict(copy.sb)) : nb::object(nb::none());
+        list.append(entry);
+    }
+    out["device_size"] = device.size();
+    out["copies"] = list;
+    out["best"] = best < 0 ? nb::object(nb::none()) : nb::object(nb::int_(best));
+    out["problem"] = nb::none();
+    out["error"] = 0;
+    if (best < 0) {
+        int error = 0;
+        out["problem"] = device.explain(copies, error);
+        out["error"] = error;
+    } else if (copies[static_cast<std::size_t>(best)].sb.size > device.size()) {
+        out["problem"] = path + ": truncated: expected " +
+                         std::to_string(copies[static_cast<std::size_t>(best)].sb.size) + " bytes, found " +
+                         std::to_string(device.size());
+        out["error"] = EUCLEAN;
+    }
+    return out;
+}
+
+nb::dict format_store(const std::string& path, std::uint64_t size, std::uint64_t segment_size, const std::string& label,
+                      nb::bytes uuid) {
+    store::FormatRequest request{.size = size, .segment_size = segment_size, .label = label, .uuid = {}};
+    if (uuid.size() != 0 && uuid.size() != request.uuid.size()) {
+        raise_os_error(EINVAL, "expected a uuid of 16 bytes, found " + std::to_string(uuid.size()));
+    }
+    std::memcpy(request.uuid.data(), uuid.data(), uuid.size());
+    return superblock_dict(store::format_volume(path, request));
+}
+
+nb::dict check(const std::string& path, bool verify_data, nb::object progress) {
+    std::function<void(std::uint64_t, std::uint64_t)> tell;
+    if (!progress.is_none()) {
+        tell = [&](std::uint64_t done, std::uint64_t total) {
+            const nb::gil_scoped_acquire locked;
+            progress(done, total);
+        };
+    }
+    store::CheckReport report;
+    {
+        const nb::gil_scoped_release unlocked;
+        report = store::check_volume(path, verify_data, tell);
+    }
+    nb::dict out;
+    out["files"] = report.files;
+    out["directories"] = report.directories;
+    out["bytes"] = report.bytes;
+    out["extents"] = report.extents;
+    out["segments"] = report.segments;
+    out["segments_used"] = report.segments_used;
+    out["log_frames"] = report.log_frames;
+    out["clean"] = report.was_clean;
+    nb::list problems;
+    for (const auto& problem : report.problems) {
+        nb::dict entry;
+        entry["kind"] = problem.kind;
+        entry["where"] = nb::steal(PyUnicode_DecodeUTF8(
+            problem.where.data(), static_cast<Py_ssize_t>(problem.where.size()), "backslashreplace"));
+        entry["detail"] = nb::steal(PyUnicode_DecodeUTF8(
+            problem.detail.data(), static_cast<Py_ssize_t>(problem.detail.size()), "backslashreplace"));
+        problems.append(entry);
+    }
+    out["problems"] = problems;
+    out["problem_count"] = report.problem_count;
+    return out;
+}
+
+Attributes make(PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t mode, std::uint32_t uid,
+                std::uint32_t gid, const nb::bytes* target, bool defer) {
+    Attributes out{};
+    require(self.store().make(parent, view(name), mode, {uid, gid},
+                              target == nullptr ? std::string_view{} : view(*target), defer, out));
+    return out;
+}
+
+}  // namespace
+}  // namespace kvfs::python
+
+NB_MODULE(_native, m) {
+    using namespace kvfs;
+    using namespace kvfs::python;
+    using kvfs::store::Store;
+
+    nb::set_leak_warnings(false);  // Python may exit while a mount's objects are alive; the kernel frees what they hold
+    nb::register_exception_translator([](const std::exception_ptr& failure, void*) {
+        try {
+            std::rethrow_exception(failure);
+        } catch (const store::OpenError& error) {
+            PyObject* args = Py_BuildValue("(is)", error.error(), error.what());
+            PyErr_SetObject(PyExc_OSError, args);
+            Py_XDECREF(args);
+        } catch (const std::system_error& error) {
+            PyObject* args = Py_BuildValue("(is)", error.code().value(), error.what());
+            PyErr_SetObject(PyExc_OSError, args);
+            Py_XDECREF(args);
+        }
+    });
+
+    m.attr("ROOT_INODE") = store::kRoot;
+    m.attr("NAME_MAX") = format::kNameMax;
+    m.attr("BLOCK_SIZE") = format::kBlock;
+    m.attr("FORMAT_VERSION") = format::kVersion;
+    m.attr("RENAME_NOREPLACE") = static_cast<int>(store::kRenameNoReplace);
+    m.attr("RENAME_EXCHANGE") = static_cast<int>(store::kRenameExchange);
+    m.attr("SET_MODE") = static_cast<int>(store::kSetMode);
+    m.attr("SET_UID") = static_cast<int>(store::kSetUid);
+    m.attr("SET_GID") = static_cast<int>(store::kSetGid);
+    m.attr("SET_ATIME") = static_cast<int>(store::kSetAtime);
+    m.attr("SET_MTIME") = static_cast<int>(store::kSetMtime);
+    m.attr("SET_ATIME_NOW") = static_cast<int>(store::kSetAtimeNow);
+    m.attr("SET_MTIME_NOW") = static_cast<int>(store::kSetMtimeNow);
+    m.attr("XXH3_VECTOR_UNIT") = format::xxh3_vector_unit();
+    m.attr("LIBURING_VERSION") = KVFS_LIBURING_VERSION;
+
+    m.def("format_store", &format_store, "path"_a, "size"_a, "segment_size"_a = 0, "label"_a = "",
+          "uuid"_a = nb::bytes(""));
+    m.def("inspect", &inspect, "path"_a);
+    m.def("check", &check, "path"_a, "verify_data"_a = true, "progress"_a = nb::none());
+
+    nb::class_<PyReadBuffer>(m, "ReadBuffer", nb::type_slots(read_buffer_slots))
+        .def("__len__", [](const PyReadBuffer& self) { return self.result.size; });
+
+    nb::class_<PyDirectory>(m, "Directory").def("read", &PyDirectory::read, "position"_a, "count"_a);
+
+    nb::class_<PyStore>(m, "Store")
+        .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t>(), "path"_a,
+             nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0)
+        .def_prop_ro("eventfd", &PyStore::eventfd)
+        .def_prop_ro("uuid", &PyStore::uuid)
+        .def("completions", &PyStore::completions)
+        .def("lookup",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name) -> nb::object {
+                 Attributes out{};
+                 const int rc = self.store().lookup(parent, view(name), out);
+                 if (rc == -ENOENT) return nb::none();
+                 require(rc);
+                 return to_tuple(out);
+             })
+        .def("getattr",
+             [](PyStore& self, std::uint64_t ino) {
+                 Attributes out{};
+                 require(self.store().getattr(ino, out));
+                 return to_tuple(out);
+             })
+        .def(
+            "setattr",
+            [](PyStore& self, std::uint64_t ino, std::uint32_t fields, std::uint32_t mode, std::uint32_t uid,
+               std::uint32_t gid, std::int64_t atime_ns, std::int64_t mtime_ns) {
+                Attributes out{};
+                require(self.store().setattr(ino, {fields, mode, uid, gid, atime_ns, mtime_ns}, out));
+                return to_tuple(out);
+            },
+            "ino"_a, "fields"_a, "mode"_a = 0, "uid"_a = 0, "gid"_a = 0, "atime_ns"_a = 0, "mtime_ns"_a = 0)
+        .def("create",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t mode, std::uint32_t uid,
+                std::uint32_t gid) {
+                 return to_tuple(make(self, parent, name, (mode & 07777U) | S_IFREG, uid, gid, nullptr, true));
+             })
+        .def("mknod",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t mode, std::uint32_t uid,
+                std::uint32_t gid) { return to_tuple(make(self, parent, name, mode, uid, gid, nullptr, false)); })
+        .def("mkdir",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t mode, std::uint32_t uid,
+                std::uint32_t gid) {
+                 return to_tuple(make(self, parent, name, (mode & 07777U) | S_IFDIR, uid, gid, nullptr, false));
+             })
+        .def("symlink",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name, const nb::bytes& target, std::uint32_t uid,
+                std::uint32_t gid) {
+                 return to_tuple(make(self, parent, name, S_IFLNK | 0777, uid, gid, &target, false));
+             })
+        .def("readlink",
+             [](PyStore& self, std::uint64_t ino) {
+                 std::string out;
+                 require(self.store().readlink(ino, out));
+                 return to_bytes(out);
+             })
+        .def("link",
+             [](PyStore& self, std::uint64_t ino, std::uint64_t parent, const nb::bytes& name) {
+                 Attributes out{};
+                 require(self.store().link(ino, parent, view(name), out));
+                 return to_tuple(out);
+             })
+        .def("unlink",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name) {
+                 std::uint64_t ino = 0;
+                 require(self.store().unlink(parent, view(name), ino));
+                 return ino;
+             })
+        .def("rmdir",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name) {
+                 std::uint64_t ino = 0;
+                 require(self.store().rmdir(parent, view(name), ino));
+                 return ino;
+             })
+        .def("rename",
+             [](PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint64_t new_parent,
+                const nb::bytes& new_name, std::uint32_t flags, std::uint64_t token) {
+                 return self.start(self.store().rename(parent, std::string(view(name)), new_parent,
+                                                       std::string(view(new_name)), flags),
+                                   token);
+             })
+        .def(
+            "remember",
+            [](PyStore& self, std::uint64_t ino, std::uint32_t count) { self.store().remember(ino, count); }, "ino"_a,
+            "count"_a = 1)
+        .def("forget", [](PyStore& self, std::uint64_t ino, std::uint64_t count) { self.store().forget(ino, count); })
+        .def("parent",
+             [](PyStore& self, std::uint64_t ino) {
+                 const int rc = self.store().parent(ino);
+                 require(rc);
+                 return rc;
+             })
+        .def(
+            "open", [](PyStore& self, std::uint64_t ino, bool write, bool) { require(self.store().open(ino, write)); },
+            "ino"_a, "write"_a, "truncate"_a = false)
+        .def("release", [](PyStore& self, std::uint64_t ino, bool write) { require(self.store().release(ino, write)); })
+        .def("opendir",
+             [](PyStore& self, std::uint64_t ino) {
+                 PyDirectory out{self.shared(), ino, {}};
+                 require(out.store->list(ino, out.names));
+                 return out;
+             })
+        .def("touch_atime", [](PyStore& self, std::uint64_t ino) { self.store().touch_atime(ino); })
+        .def(
+            "setxattr",
+            [](PyStore& self, std::uint64_t ino, const nb::bytes& name, const nb::bytes& value, int flags) {
+                require(self.store().setxattr(ino, view(name), view(value), flags));
+            },
+            "ino"_a, "name"_a, "value"_a, "flags"_a = 0)
+        .def("getxattr",
+             [](PyStore& self, std::uint64_t ino, const nb::bytes& name) {
+                 std::string out;
+                 require(self.store().getxattr(ino, view(name), out));
+                 return to_bytes(out);
+             })
+        .def("listxattr",
+             [](PyStore& self, std::uint64_t ino) {
+                 std::vector<std::string> names;
+                 require(self.store().listxattr(ino, names));
+                 nb::list out;
+                 for (const auto& name : names) out.append(to_bytes(name));
+                 return out;
+             })
+        .def("removexattr", [](PyStore& self, std::uint64_t ino,
+                               const nb::bytes& name) { require(self.store().removexattr(ino, view(name))); })
+        .def("statfs",
+             [](PyStore& self) {
+                 const auto space = self.store().space();
+                 nb::dict out;
+                 out["block_size"] = format::kBlock;
+                 out["blocks"] = space.blocks;
+                 out["blocks_free"] = space.blocks_free;
+                 out["files"] = space.files;
+                 out["files_free"] = space.files_free;
+                 out["name_max"] = format::kNameMax;
+                 return out;
+             })
+        .def("read", &PyStore::read, "ino"_a, "offset"_a, "size"_a, "token"_a)
+        .def("write", &PyStore::write, "ino"_a, "offset"_a, "data"_a, "token"_a)
+        .def("truncate", [](PyStore& self, std::uint64_t ino, std::uint64_t size,
+                            std::uint64_t token) { return self.start(self.store().truncate(ino, size), token); })
+        .def("flush", [](PyStore& self, std::uint64_t ino,
+                         std::uint64_t token) { return self.start(self.store().flush(ino), token); })
+        .def("fsync", [](PyStore& self, std::uint64_t ino,
+                         std::uint64_t token) { return self.start(self.store().fsync(ino), token); })
+        .def("sync", [](PyStore& self, std::uint64_t token) { return self.start(self.store().sync(), token); })
+        .def("statistics", &PyStore::statistics)
+        .def("close", &PyStore::close);
+}
