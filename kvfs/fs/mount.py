@@ -21,7 +21,6 @@ In all three the store is closed last, and holds everything that a write() was t
 
 import gc
 import getpass
-import importlib.metadata
 import logging
 import os
 import signal
@@ -38,6 +37,7 @@ import msgspec
 import pyfuse3
 import trio
 
+from kvfs import __version__
 from kvfs._native import Store
 from kvfs.errors import MountError, from_oserror, one_line
 from kvfs.fs.control import ControlDirectory
@@ -125,7 +125,7 @@ def _forget_name(parent: int, name: bytes) -> None:
 def _file_system(engine: Engine, options: MountOptions) -> FileSystem:
     shown = msgspec.to_builtins(options, enc_hook=str)  # str() for paths
     identity = Identity(
-        version=importlib.metadata.version("kvfs"),
+        version=__version__,
         pid=os.getpid(),
         mountpoint=str(options.mountpoint),
         store=str(options.store),
