@@ -9,6 +9,7 @@ import typer
 from kvfs.cli import launch, mounting
 from kvfs.cli.app import make_app, run
 from kvfs.cli.options import parse_options
+from kvfs.errors import NotMounted
 from kvfs.units import parse_size
 
 app = make_app("A file system for the KV cache of LLM inference.")
@@ -76,6 +77,7 @@ def umount(
     lazy: Annotated[
         bool, typer.Option("-l", "--lazy", help="Detach it now, although it is in use, and don't wait.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Succeed when no kvfs is mounted there.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the daemon. Default: for ever.")
     ] = None,
@@ -83,7 +85,11 @@ def umount(
     """Unmount, and wait until the daemon has flushed and gone."""
     from kvfs.cli.unmounting import unmount
 
-    unmount(mountpoint, lazy=lazy, timeout=timeout)
+    try:
+        unmount(mountpoint, lazy=lazy, timeout=timeout)
+    except NotMounted:
+        if not quiet:
+            raise
 
 
 def main() -> NoReturn:
