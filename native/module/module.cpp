@@ -467,6 +467,7 @@ NB_MODULE(_native, m) {
         }
     });
 
+    m.attr("Attr") = nb::handle(reinterpret_cast<PyObject*>(&PyTuple_Type));
     m.attr("ROOT_INODE") = store::kRoot;
     m.attr("NAME_MAX") = format::kNameMax;
     m.attr("BLOCK_SIZE") = format::kBlock;
