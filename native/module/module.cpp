@@ -390,7 +390,7 @@ nb::dict inspect(const std::string& path) {
 }
 
 nb::dict format_store(const std::string& path, std::uint64_t size, std::uint64_t segment_size, const std::string& label,
-                      nb::bytes uuid) {
+                      const nb::bytes& uuid) {
     store::FormatRequest request{.size = size, .segment_size = segment_size, .label = label, .uuid = {}};
     if (uuid.size() != 0 && uuid.size() != request.uuid.size()) {
         raise_os_error(EINVAL, "expected a uuid of 16 bytes, found " + std::to_string(uuid.size()));

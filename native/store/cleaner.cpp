@@ -24,6 +24,7 @@ using namespace std::chrono_literals;
 
 constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::size_t kVictims = 4;         // per walk over the inodes
+constexpr std::uint32_t kLeastGain = 64;    // a victim gives back at least this fraction of a segment
 constexpr std::uint64_t kMoveBlocks = 256;  // 1 MiB per request
 
 struct Move {
@@ -70,10 +71,9 @@ void Store::cleaner() {
 // One walk over the inodes for the emptiest few segments. True when anything was moved.
 bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
     const auto usable = segments_.blocks() - 1;
-    const auto victims = segments_.victims(kVictims, usable - usable / 50 - 1);
+    const auto victims = segments_.victims(kVictims, usable - usable / kLeastGain);
     if (victims.empty()) return false;
     std::vector<Move> moves;
-    std::uint64_t blocks = 0;
     for (InodeNumber ino = kRoot; ino < inodes_.end(); ++ino) {
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr || !inode->is_regular()) continue;
@@ -82,11 +82,9 @@ bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
             for (std::uint32_t at = 0; at < extent.blocks; at += kMoveBlocks) {
                 const std::uint64_t n = std::min<std::uint64_t>(kMoveBlocks, extent.blocks - at);
                 moves.push_back({ino, logical + at, narrow(extent, at, n)});
-                blocks += n;
             }
         });
     }
-    // moving more than the free segments hold would eat the room that moving needs
     bool moved = false;
     std::optional<SegmentId> lease;
     for (const Move& move : moves) {

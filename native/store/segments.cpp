@@ -14,9 +14,9 @@ void Segments::configure(std::uint64_t count, std::uint64_t blocks_per_segment, 
 }
 
 std::uint64_t Segments::data_capacity() const {
-    const std::uint64_t metadata = std::max(metadata_, std::uint64_t{2});
-    const std::uint64_t taken = reserve_ + metadata;
-    return taken >= table_.size() ? 0 : (table_.size() - taken) * (blocks_ - 1);
+    // a 32nd stays dead space, so that some segment always has more of it than the cleaner's least (see clean_some)
+    const std::uint64_t taken = reserve_ + std::max<std::uint64_t>(metadata_, 4);
+    return taken >= table_.size() ? 0 : (table_.size() - taken) * (blocks_ - 1) / 32 * 31;
 }
 
 std::optional<SegmentId> Segments::take_free() {
