@@ -3,7 +3,8 @@
 The daemon is the only one that changes the store, and nearly every change comes through the kernel, which
 then updates or forgets what it has cached. So names, present and absent, hold for long. What the kernel does not see:
 
-* atime set by an open, and ``st_blocks``, which settles when data reaches the device: hence one second for files;
+* ``st_blocks``, which settles when data reaches the device: hence one second for files;
+* atime when a file is opened and its pages are cached: announced with a notification when it is closed;
 * a corrupt file that native drops: announced with a notification (see ``operations``).
 """
 

@@ -4,8 +4,10 @@ The directory is found by name only. It is in no listing, so no walk of the tree
 created, removed or renamed. Inode numbers and file handles lie in a range at the top of 64 bits that the store
 never hands out: a comparison tells them apart.
 
-A file is rendered when it is opened and every read of that handle sees the same snapshot. Its size reads as 0, as in
-/proc; direct_io makes the kernel pass reads on regardless.
+Every read of a handle sees one snapshot, as of its open. direct_io keeps the snapshots of several handles apart.
+The size has to be right nevertheless: read(2) then goes without it, but sendfile(2), and with it Python's shutil,
+stops there. So a name is not cached, its LOOKUP renders and shows the size, and the OPEN that follows it takes what
+was rendered.
 
 To add a file, add a row to the table that is given to ``ControlDirectory``.
 """
@@ -39,6 +41,12 @@ class VirtualFile(Protocol):
     name: bytes
     mode: int  # permission bits
 
+    def refresh(self) -> None:
+        """The name is looked up: an open may follow, and should see the file as it is now."""
+
+    def size(self) -> int:
+        """Of what the next, or else the last, open gives to read."""
+
     def open(self, flags: int) -> VirtualHandle:
         """``flags`` of open(2). Raises OSError."""
 
@@ -67,7 +75,10 @@ class ControlDirectory:
     def lookup(self, name: bytes) -> EntryAttributes:
         """An entry of the directory; ``.kvfs`` itself is ``getattr(FIRST_VIRTUAL)``."""
         ino = self._names.get(name)
-        return absent_entry() if ino is None else self.getattr(ino)
+        if ino is None:
+            return absent_entry()
+        self._inodes[ino].refresh()
+        return self.getattr(ino)
 
     def getattr(self, ino: int) -> EntryAttributes:
         result = EntryAttributes()
@@ -75,17 +86,20 @@ class ControlDirectory:
         if ino == FIRST_VIRTUAL:
             result.st_mode = stat.S_IFDIR | 0o555
             result.st_nlink = 2
+            result.entry_timeout = result.attr_timeout = NAME_TIMEOUT
         elif ino in self._inodes:
-            result.st_mode = stat.S_IFREG | self._inodes[ino].mode
+            file = self._inodes[ino]
+            result.st_mode = stat.S_IFREG | file.mode
+            result.st_size = file.size()
+            result.entry_timeout = result.attr_timeout = 0
         else:
             raise FUSEError(ENOENT)
         result.st_uid, result.st_gid = self._owner
         result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = self._born_ns
-        result.entry_timeout = result.attr_timeout = NAME_TIMEOUT
         return result
 
     def list(self) -> list[tuple[bytes, EntryAttributes]]:
-        return [(name, self.getattr(ino)) for name, ino in self._names.items()]
+        return [(name, self.lookup(name)) for name in self._names]
 
     def open(self, ino: int, flags: int) -> FileInfo:
         file = self._inodes[ino]

@@ -34,8 +34,9 @@ Handlers that never wait (``@immediate``) see and leave a consistent world, and 
 Cancellation: a wait for native cannot be cancelled (see ``kvfs.store.engine``), so no handler ends half done.
 A handler never raises anything but ``FUSEError`` (see ``handlers``): an exception would end the mount.
 
-Deadlock: no handler waits for another request, for a lock or for the kernel. Notifications to the kernel can block
-until a request on the same directory is answered, so they are sent from pyfuse3's own thread.
+Deadlock: no handler waits for another request, for a lock or for the kernel. A notification about a name can block
+until a request on its directory is answered, so those are sent from pyfuse3's own thread; one about the attributes
+of an inode that is open does not block.
 
 When the daemon dies
 --------------------
@@ -45,6 +46,7 @@ there, a file closed or renamed shortly before is there or absent, never torn, a
 open are gone.
 """
 
+import contextlib
 import itertools
 import os
 import stat
@@ -347,6 +349,11 @@ class FileSystem(pyfuse3.Operations):
         file = self._files[fh]
         if file.writable:
             await self._engine.flush(file.ino)
+        if file.touches_atime:
+            # Whoever looks after the close sees the new atime, cached pages or not. When the kernel will not hear of
+            # it (the mount is going away), a close must not fail for that.
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(file.ino, attr_only=True)
 
     @immediate
     def release(self, fh: int) -> None:

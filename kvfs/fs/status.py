@@ -66,16 +66,28 @@ class MountStatus:
 
 
 class StatusFile:
-    """A read-only row of the control directory's table: ``render()`` gives the content at open."""
+    """A read-only row of the control directory's table; ``render()`` gives the content."""
 
     mode = 0o444
 
     def __init__(self, name: bytes, render: Callable[[], bytes]) -> None:
         self.name = name
         self._render = render
+        self._content = b""
+        self._is_fresh = False  # rendered and not yet opened
+
+    def refresh(self) -> None:
+        self._content = self._render()
+        self._is_fresh = True
+
+    def size(self) -> int:
+        return len(self._content)
 
     def open(self, flags: int) -> Snapshot:
-        return Snapshot(self._render())
+        if not self._is_fresh:  # opened without its name, or together with another
+            self.refresh()
+        self._is_fresh = False
+        return Snapshot(self._content)
 
 
 def status_files(status: MountStatus) -> tuple[StatusFile, ...]:
