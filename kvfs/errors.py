@@ -6,6 +6,7 @@ plain ``OSError`` instead: there the errno is the interface.
 """
 
 import errno
+import json
 import os
 from typing import ClassVar
 
@@ -114,7 +115,23 @@ def from_oserror(error: OSError, path: str | os.PathLike[str]) -> KvfsError:
     text = error.strerror or str(error)
     if text == os.strerror(code):
         text = fallback or text
+    elif kind is VolumeInUse:
+        text, hint = _name_owner(text, hint)
     return kind(text if name in text else f"{name}: {text}", "" if "; " in text else hint)
+
+
+def _name_owner(text: str, hint: str) -> tuple[str, str]:
+    """``text`` and ``hint`` with the owner, which a mount records as JSON (``kvfs.fs.mount``), in words."""
+    said, brace, rest = text.partition("{")
+    try:
+        owner = json.loads(brace + rest)
+        who = f"pid {owner['pid']} of {owner['user']} on {owner['host']}"
+        return (
+            f"{said}{who}, mounted on {owner['mountpoint']} since {owner['since']}",
+            f"run `kvfs umount {owner['mountpoint']}` first",
+        )
+    except (ValueError, LookupError, TypeError):  # no JSON, or another program's
+        return text, hint
 
 
 def one_line(text: str) -> str:

@@ -73,7 +73,7 @@ def run_detached(
         return child
     os.waitpid(child, 0)
     kind = getattr(errors, outcome["kind"], KvfsError)
-    raise kind(outcome["message"], outcome["hint"] or f"{log} may say more")
+    raise kind(outcome["message"], outcome["hint"] or f"see {log}")
 
 
 def _child(service: Service, log: int, sender: int, verbose: bool) -> None:

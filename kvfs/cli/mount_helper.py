@@ -1,12 +1,9 @@
-"""``/sbin/mount.kvfs`` and ``/sbin/umount.fuse.kvfs``: what mount(8), umount(8), fstab and systemd call.
+"""``/sbin/mount.kvfs``: what mount(8), fstab and systemd call for the type kvfs.
 
-One program, which acts by the name it is called by. mount(8) runs ``mount.kvfs SPEC DIRECTORY [-sfnv] [-N
-NAMESPACE] [-o OPTIONS] [-t TYPE]``. As umount.fuse.kvfs it makes a plain ``umount`` wait, as ``kvfs umount`` does,
-until the daemon has flushed; without it, umount returns while the daemon still writes.
+mount(8) runs ``mount.kvfs STORE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]``. There is no helper for
+umount(8): of a FUSE mount it sees the type ``fuse`` without what follows the dot, so it would never call ours.
 """
 
-import sys
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,7 +11,6 @@ import typer
 from kvfs.cli import launch, mounting
 from kvfs.cli.app import run
 from kvfs.cli.options import parse_options
-from kvfs.cli.unmounting import unmount
 from kvfs.errors import UsageError
 
 DEFAULT_STORE = "default"  # as SPEC: the store that `kvfs mount MOUNTPOINT` would take
@@ -44,27 +40,10 @@ def mount(
         print(line)
 
 
-def umount(
-    directory: Annotated[Path, typer.Argument(metavar="MOUNTPOINT")],
-    lazy: Annotated[bool, typer.Option("-l", help="Detach it now, although it is in use, and don't wait.")] = False,
-    _force: Annotated[bool, typer.Option("-f", help="Accepted.")] = False,
-    _no_mtab: Annotated[bool, typer.Option("-n", help="Accepted; there is no mtab.")] = False,
-    _read_only: Annotated[bool, typer.Option("-r", help="Accepted.")] = False,
-    _verbose: Annotated[bool, typer.Option("-v", help="Accepted.")] = False,
-    namespace: Annotated[str | None, typer.Option("-N", metavar="NAMESPACE", help="Not supported.")] = None,
-    _type: Annotated[str | None, typer.Option("-t", metavar="TYPE", help="Accepted.")] = None,
-) -> None:
-    """Unmount, called by umount(8)."""
-    if namespace is not None:
-        raise UsageError("option -N is not supported", "use nsenter --mount")
-    unmount(directory, lazy=lazy)
-
-
 def main() -> NoReturn:
-    program = Path(sys.argv[0]).name
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(umount if program.startswith("umount") else mount)
-    run(app, program)
+    app.command()(mount)
+    run(app, "mount.kvfs")
 
 
 if __name__ == "__main__":
