@@ -22,7 +22,7 @@ class KvfsError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return one_line("; ".join(part for part in (self.message, self.hint) if part))
+        return "; ".join(one_line(part) for part in (self.message, self.hint) if part)
 
 
 class UsageError(KvfsError):

@@ -30,6 +30,8 @@ def redirect_output(log: int) -> None:
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.close(null)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
 
 
 def configure_logging(path: Path | None = None, *, verbose: bool = False) -> None:
@@ -37,7 +39,11 @@ def configure_logging(path: Path | None = None, *, verbose: bool = False) -> Non
 
     ``verbose`` adds kvfs's own debug records. KvfsError when ``path`` cannot be written.
     """
-    stream = sys.stderr if path is None else os.fdopen(open_log(path), "a", buffering=1)
-    logging.basicConfig(stream=stream, level=logging.INFO, format=_FORMAT, datefmt=_DATE, force=True)
+    handler = logging.StreamHandler(sys.stderr if path is None else os.fdopen(open_log(path), "a", buffering=1))
+    handler.setFormatter(logging.Formatter(_FORMAT, _DATE))
+    root = logging.getLogger()
+    # replaced, not closed: what a parent process logged to is not this one's to flush
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
     if verbose:
         logging.getLogger("kvfs").setLevel(logging.DEBUG)
