@@ -224,7 +224,9 @@ async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
     try:
         root = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:
-        raise MountError(f"{mountpoint}: mounted, but does not answer: {error.strerror}") from error
+        log.error("%s: mounted, but does not answer: %s", mountpoint, error.strerror)
+        pyfuse3.terminate()
+        return
     tune(root.st_dev)
     # What start-up has made lives as long as the mount; the collector need not look at it again and again.
     gc.collect()
