@@ -38,7 +38,7 @@ def page_name(writer: int, page: int) -> str:
 
 
 def write_pages(tree: Path, reports: int, writer: int, first_version: int, draw: random.Random) -> None:
-    """Until the mount dies under it."""
+    """Replace pages until the mount dies under it."""
 
     def report(kind: int) -> None:
         os.write(reports, RECORD.pack(kind, writer, page, version))
@@ -154,7 +154,7 @@ def test_space_of_files_that_were_open_and_unlinked_comes_back_after_a_kill(tree
     assert isinstance(kvfs_mount, KvfsMount)
     before = os.statvfs(kvfs_mount).f_bfree
     fd = os.open(tree / "file", os.O_RDWR | os.O_CREAT)
-    os.write(fd, os.urandom(16 << 20))
+    os.write(fd, os.urandom(64 << 20))
     os.fsync(fd)
     os.unlink(tree / "file")
     with opened(tree, os.O_RDONLY | os.O_DIRECTORY) as directory:
@@ -164,7 +164,8 @@ def test_space_of_files_that_were_open_and_unlinked_comes_back_after_a_kill(tree
         os.close(fd)
     kvfs_mount.kill9()
     assert os.listdir(tree) == []
-    assert before - os.statvfs(kvfs_mount).f_bfree < (2 << 20) // 4096
+    # the log may have taken a segment or two (8 MiB each in a store of this size) meanwhile
+    assert before - os.statvfs(kvfs_mount).f_bfree < (32 << 20) // 4096
 
 
 @pytest.mark.expects_log("recover|clean")
@@ -174,4 +175,17 @@ def test_a_dead_mount_answers_with_an_error_and_umount_clears_it(tree: Path, kvf
     with pytest.raises(OSError, match="not connected"):
         os.stat(tree)
     kvfs_mount.kill9()
-    assert os.path.isdir(tree)
+    assert os.path.isdir(kvfs_mount)
+
+
+@pytest.mark.expects_log("recover|clean")
+def test_umount_clears_a_dead_mount_that_a_client_still_has_files_open_in(tree: Path, kvfs_mount: TestMount) -> None:
+    """Engines hold descriptors when a daemon dies. Nothing is left to flush, so nothing is worth refusing for."""
+    assert isinstance(kvfs_mount, KvfsMount)
+    fd = os.open(tree / "file", os.O_RDWR | os.O_CREAT)
+    try:
+        kvfs_mount.kill9()
+        assert os.path.isdir(kvfs_mount)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
