@@ -86,7 +86,7 @@ void Store::fail_log(int error) {
 }
 
 // Committer thread, mutex held; let go of during I/O. Changes appended meanwhile wait for the next chunk.
-int Store::write_frame(std::unique_lock<std::mutex>& guard, LogBuffer::Chunk chunk) {
+int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk) {
     const std::uint64_t need = format::frame_bytes(chunk.payload.size());
     Buffer buffer = Buffer::heap(need);
     if (log_position_.offset + need + format::kBlock >
@@ -145,7 +145,7 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
         log_.commit();
         if (log_.empty()) break;
         const std::size_t limit = std::min<std::size_t>(kFrameBytes, sb_.segment_size - 4 * format::kBlock);
-        LogBuffer::Chunk chunk = log_.take(limit);
+        const LogBuffer::Chunk chunk = log_.take(limit);
         const std::uint64_t lsn = chunk.lsn;
         headers_done_.wait(guard, [this] { return headers_in_flight_ == 0; });
         if (std::exchange(data_unflushed_, false)) {
@@ -156,7 +156,7 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
             if (rc != 0) break;
             lsn_durable_ = std::max(lsn_durable_, written);
         }
-        rc = write_frame(guard, std::move(chunk));
+        rc = write_frame(guard, chunk);
         if (rc != 0) break;
         lsn_written_ = lsn;
     }

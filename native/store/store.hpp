@@ -244,7 +244,7 @@ private:
     void committer();
     void wake_committer();
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
-    int write_frame(std::unique_lock<std::mutex>& guard, LogBuffer::Chunk chunk);
+    int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
     int device_sync();
     void fail_log(int error);
 

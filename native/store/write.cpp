@@ -122,7 +122,9 @@ void Store::commit(File& file) {
         log_extents(log_, body, format::MapKind::kFull, 0, pieces_of(inodes_, *inode), segments_);
     } else {
         std::vector<Piece> pieces;
-        for (const auto& [from, to] : file.changed.all()) {
+        for (const auto& range : file.changed.all()) {
+            const std::uint64_t from = range.first;
+            const std::uint64_t to = range.second;
             inodes_.visit(*inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
                 const std::uint64_t a = std::max(from, logical);
                 const std::uint64_t b = std::min(to, logical + extent.blocks);
