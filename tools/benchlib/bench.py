@@ -1,0 +1,178 @@
+"""What the rows share: the options, the targets by name and purpose, files that were laid out once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchlib import system
+from benchlib.figures import Measurement
+from benchlib.pattern import BLOCK
+from benchlib.system import BenchError
+from benchlib.targets import Directory, Kvfs, Target, Tmpfs
+from benchlib.workers import run_together
+from benchlib.workloads import FileSet, PublishFiles, ReadFiles, Share, Workload
+from kvfs.errors import UsageError
+from kvfs.units import format_size
+
+KVFS = "kvfs"
+RAW = "raw"  # fio on the store's file, or on one in the same state; no Target, the rows know what to do
+TMPFS = "tmpfs"
+_SHARED_MEMORY = Path("/dev/shm")  # tmpfs on every Linux with POSIX shared memory
+
+MIB = 1 << 20
+PAGE_SIZES = (2 * MIB, 32 * MIB)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes in bytes. ``data``: of each set of files read or written. ``targets``: names to measure, all if empty."""
+
+    rounds: int
+    threads: int
+    request: int
+    data: int
+    store_size: int
+    small_files: int
+    lookups: int
+    kvfs_command: Path
+    targets: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """UsageError when the sizes contradict each other."""
+        if self.request % BLOCK:
+            raise UsageError(
+                f"--request: expected a multiple of 4 KiB, found {self.request} bytes", "O_DIRECT needs it"
+            )
+        least = self.threads * max(PAGE_SIZES)
+        if self.data < least:
+            found = format_size(self.data)
+            raise UsageError(f"--data: expected one 32 MiB file per client, {format_size(least)}, found {found}")
+        if self.store_size < 3 * self.data:
+            least_store, found = format_size(3 * self.data), format_size(self.store_size)
+            raise UsageError(f"--store-size: expected three times --data, {least_store}, or more, found {found}")
+
+
+class Bench:
+    """Makes targets when they are first asked for, and takes all of them down.
+
+    A target has two incarnations: one to read from, which keeps its files through the whole run, and one to
+    write to, which starts empty in every round.
+    """
+
+    def __init__(self, options: Options, work: Path) -> None:
+        options.check()
+        need, free = 8 * options.data, system.free_bytes(work)
+        if free < need:
+            raise BenchError(f"{work}: expected {format_size(need)} free, found {format_size(free)}", "use less --data")
+        self.options = options
+        self.work = work
+        self.local = system.filesystem_type(work)
+        self.names = self._available()
+        if options.targets:
+            if unknown := set(options.targets) - set(self.names):
+                raise UsageError(f"--target: expected some of {', '.join(self.names)}, found {unknown.pop()}")
+            self.names = self.chosen(*options.targets)
+        self._targets: dict[tuple[str, str], Target] = {}
+        self._next_id = 0
+        self._read_sets: dict[tuple[str, int], FileSet] = {}
+
+    def _available(self) -> list[str]:
+        names = [KVFS, RAW, self.local]
+        if system.mounts().count((str(_SHARED_MEMORY), "tmpfs")) and self.options.data * 6 < min(
+            system.free_bytes(_SHARED_MEMORY), system.memory_bytes("MemAvailable")
+        ):
+            names.append(TMPFS)
+        return names
+
+    def chosen(self, *names: str) -> list[str]:
+        """Those of ``names`` that are measured in this run, in that order."""
+        return [name for name in names if name in self.names]
+
+    def reading(self, name: str) -> Target:
+        return self._target(name, "read")
+
+    def writing(self, name: str) -> Target:
+        return self._target(name, "write")
+
+    def _target(self, name: str, purpose: str) -> Target:
+        key = name, purpose
+        if key not in self._targets:
+            self._targets[key] = self._make(name, purpose)
+        return self._targets[key]
+
+    def _make(self, name: str, purpose: str) -> Target:
+        if name == TMPFS:
+            return Tmpfs(name, _SHARED_MEMORY / f"{self.work.name}-{purpose}")
+        if name != KVFS:
+            return Directory(name, self.work / f"{name}-{purpose}")
+        target = Kvfs(f"{name}-{purpose}", self.options.kvfs_command, self.work, self.options.store_size)
+        self._targets[name, purpose] = target  # before the mount: close() has to clear one that failed half-way
+        target.mount()
+        return target
+
+    def drop(self, name: str, purpose: str) -> None:
+        """Take a target down early, for its memory or its space."""
+        target = self._targets.pop((name, purpose), None)
+        if target is not None:
+            target.close()
+
+    def close(self) -> None:
+        failures = []
+        while self._targets:
+            _, target = self._targets.popitem()
+            try:
+                target.close()
+            except OSError as error:
+                failures.append(str(error))
+        if failures:
+            raise BenchError(f"clean-up: {'; '.join(failures)}")
+
+    # files -------------------------------------------------------------------
+
+    def new_files(self, count: int, size: int) -> FileSet:
+        """Ids that no other set of this run has, so that no stale answer passes for a right one."""
+        files = FileSet(self._next_id, count, size)
+        self._next_id += count
+        return files
+
+    def page_files(self, size: int) -> FileSet:
+        return self.new_files(self.options.data // size, size)
+
+    def read_set(self, name: str, size: int) -> tuple[Path, FileSet]:
+        """The directory and the files of ``size`` bytes that target ``name`` keeps for the rows that read."""
+        directory = self.reading(name).directory(f"pages-{size // MIB}m")
+        if (name, size) not in self._read_sets:
+            files = self.page_files(size)
+            self.publish(self.reading(name), directory, files, direct=name != TMPFS, durable=True)
+            self._read_sets[name, size] = files
+        return directory, self._read_sets[name, size]
+
+    # work ---------------------------------------------------------------------
+
+    def together(self, target: Target, workloads: Sequence[Workload]) -> Measurement:
+        """Run one client for each workload, all at once, and add what the target's daemon used meanwhile."""
+        before = target.cpu()
+        measurement = run_together(workloads)
+        after = target.cpu()
+        if before is None or after is None:
+            return measurement
+        return replace(measurement, daemon_cpu=after - before)
+
+    def publish(self, target: Target, directory: Path, files: FileSet, *, direct: bool, durable: bool) -> Measurement:
+        share = Share(files.count)
+        return self.together(target, [PublishFiles(directory, files, share, direct, durable)] * self.options.threads)
+
+    def read(
+        self,
+        target: Target,
+        directory: Path,
+        files: FileSet,
+        *,
+        direct: bool,
+        check_all: bool = False,
+        passes: int = 1,
+        clients: int | None = None,
+    ) -> Measurement:
+        request, share = min(self.options.request, files.size), Share(files.count * passes)
+        workload = ReadFiles(directory, files, share, request, direct, check_all)
+        return self.together(target, [workload] * (clients or self.options.threads))

@@ -1,0 +1,185 @@
+"""The command line: options, what is refused, clean-up on any way out."""
+
+import fnmatch
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchlib import report, system
+from benchlib.bench import Bench, Options
+from benchlib.fio import require_fio
+from benchlib.rows import Row, all_rows
+from benchlib.scale import ScaleFigure, run_scale, scale_steps
+from benchlib.schedule import RowResult, run_row, steps
+from benchlib.system import BenchError
+from benchlib.workloads import supports_direct
+from kvfs.cli.app import print_json, run
+from kvfs.errors import UsageError
+from kvfs.units import parse_size
+
+_QUICK = {"rounds": 3, "data": "256M", "small_files": 2_000, "lookups": 2_000}
+_FULL = {"rounds": 6, "data": "1G", "small_files": 20_000, "lookups": 20_000}
+
+_TABLE_WIDTH = 128
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and fewer rounds: under 90 s.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds per row [6; 3 with --quick].")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Rows, as in 'cold-*'; repeatable.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only kvfs, raw, ext4 (...) or tmpfs; repeatable.")] = None,
+    list_rows: Annotated[bool, typer.Option("--list", help="Name the rows and do nothing.")] = False,
+    scale: Annotated[bool, typer.Option("--scale", help="Instead: memory, recovery and ls of many files.")] = False,
+    scale_files: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Files for --scale.")] = 1_000_000,
+    directory: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path("/var/tmp"),
+    store_size: Annotated[str, typer.Option(help="Size of each store.")] = "8G",
+    data: Annotated[str | None, typer.Option(help="Bytes per row and round [1G; 256M with --quick].")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Clients at once.")] = 4,
+    request: Annotated[str, typer.Option(help="Bytes per read, on both sides.")] = "1M",
+    kvfs: Annotated[Path | None, typer.Option(help="The kvfs command, by default the one beside Python.")] = None,
+    json_to: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON as well.")] = None,
+) -> None:
+    """Measure kvfs against fio on its own store, the disk's file system and tmpfs; print ratios of this one run."""
+    defaults: dict[str, Any] = _QUICK if quick else _FULL
+    options = Options(
+        rounds=rounds or defaults["rounds"],
+        threads=threads,
+        request=parse_size(request),
+        data=parse_size(data or defaults["data"]),
+        store_size=parse_size(store_size),
+        small_files=defaults["small_files"],
+        lookups=defaults["lookups"],
+        kvfs_command=_find_kvfs(kvfs),
+        targets=tuple(target or ()),
+    )
+    if json_to not in (None, "-") and not Path(json_to).parent.is_dir():
+        raise UsageError(f"--json {json_to}: expected a file in a directory that is there, found no such directory")
+    console = Console(stderr=json_to == "-")
+    console.width = max(console.width, _TABLE_WIDTH)  # a wrapped line keeps its figures, a narrower column does not
+    with _work_directory(directory) as work, _bench(options, work) as context:
+        rows = _select(all_rows(context), only)
+        if list_rows:
+            for row in rows:
+                console.print(f"{row.name:18} {row.title}", highlight=False)
+            return
+        environment = {
+            **system.describe(),
+            "file_system": context.local,
+            "cold": "drop_caches" if system.is_root() else "the pages of the files dropped",
+        }
+        results, figures = _measure(context, [] if scale else rows, scale_files if scale else 0)
+        console.print(report.heading(context, environment), highlight=False, soft_wrap=True)
+        console.print(report.scale_table(figures, context.local) if scale else report.row_table(results))
+        if json_to:
+            value = report.as_json(context, environment, results, figures)
+            if json_to == "-":
+                print_json(value)
+            else:
+                Path(json_to).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _measure(context: Bench, rows: list[Row], scale_files: int) -> tuple[list[RowResult], list[ScaleFigure]]:
+    rounds = context.options.rounds
+    total = sum(steps(row, rounds) for row in rows) + (scale_steps(scale_files) if scale_files else 0)
+    # no refresh thread: it would run beside what is measured, and be lost in the forked clients
+    progress = Progress(
+        TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), auto_refresh=False, transient=True,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task("", total=total)
+        step = _stepper(progress, task)
+        results = [run_row(context, row, rounds, step) for row in rows]
+        figures = run_scale(context, scale_files, step) if scale_files else []
+    return results, figures
+
+
+def _stepper(progress: Progress, task: Any) -> Callable[[str], None]:
+    begun = 0
+
+    def step(what: str) -> None:
+        nonlocal begun
+        progress.update(task, description=what, completed=begun)
+        progress.refresh()
+        begun += 1
+
+    return step
+
+
+def _select(rows: list[Row], patterns: list[str] | None) -> list[Row]:
+    chosen = [row for row in rows if not patterns or any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise UsageError(
+            f"--only: no row is called {' or '.join(patterns or [])}", f"rows: {', '.join(row.name for row in rows)}"
+        )
+    return chosen
+
+
+def _find_kvfs(named: Path | None) -> Path:
+    path = named or Path(sys.executable).parent / "kvfs"
+    if shutil.which(path) is None:
+        raise BenchError(
+            f"expected the command {path}, found none", "run tools/quickstart --setup, or name it with --kvfs"
+        )
+    return path
+
+
+@contextmanager
+def _work_directory(parent: Path) -> Iterator[Path]:
+    """A fresh directory on a disk, removed unless something is still mounted below it."""
+    if not parent.is_dir():
+        raise UsageError(f"--directory {parent}: expected a directory", "name one on the disk to measure")
+    kind = system.filesystem_type(parent)
+    if kind == "tmpfs":
+        raise UsageError(
+            f"--directory {parent}: expected a disk, found tmpfs", "name a directory on the disk to measure"
+        )
+    work = Path(tempfile.mkdtemp(prefix="kvfs-bench-", dir=parent.resolve()))
+    try:
+        if not supports_direct(work):
+            raise BenchError(f"--directory {parent}: expected a file system with O_DIRECT, {kind} has none here")
+        yield work
+    finally:
+        left = [point for point, _ in system.mounts() if Path(point).is_relative_to(work)]
+        if left:
+            print(f"bench: {left[0]} is still mounted; unmount it, then remove {work}", file=sys.stderr)
+        else:
+            shutil.rmtree(work)
+
+
+@contextmanager
+def _bench(options: Options, work: Path) -> Iterator[Bench]:
+    """A Bench that is taken down undisturbed: a second Ctrl-C does not leave mounts behind."""
+    require_fio()
+    context = Bench(options, work)
+    try:
+        yield context
+    finally:
+        previous = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+        context.close()
+        for number, handler in previous:
+            signal.signal(number, handler)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _terminated)
+    run(app, "tools/bench")

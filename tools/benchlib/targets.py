@@ -1,0 +1,139 @@
+"""The file systems under test: a kvfs mount with a store of its own, or a plain directory.
+
+A target gives directories to work in, gets cold on demand, and says what its daemon has used. Everything that it
+makes lies under one work directory and goes when it is closed, also after an interrupt.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchlib import system
+from benchlib.system import BenchError
+
+_COMMAND_TIMEOUT = 300  # s: a command that needs longer hangs
+_DAEMON_EXIT = 20.0  # s
+
+
+class Directory:
+    """A directory on the machine's own file system; ``name`` is that file system's type, such as ext4."""
+
+    is_memory = False
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+        self.root.mkdir()
+
+    def directory(self, name: str) -> Path:
+        """The directory ``name`` of this target, made when absent."""
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def make_cold(self) -> None:
+        """Forget what the target itself caches. The kernel's caches are the caller's to drop, for all at once."""
+
+    def cpu(self) -> float | None:
+        """CPU seconds that the target's daemon has used; ``None`` where the kernel does the work for its callers."""
+        return None
+
+    def close(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Tmpfs(Directory):
+    is_memory = True
+
+
+class Kvfs:
+    """A store in a regular file, mounted with ``kvfs mount`` and the given options."""
+
+    is_memory = False
+
+    def __init__(self, name: str, command: Path, work: Path, size: int, options: Sequence[str] = ()) -> None:
+        self.name = name
+        self.root = work / f"{name}-mnt"
+        self.store = work / f"{name}.store"
+        self._log = work / f"{name}.log"
+        self._command = command
+        self._size = size
+        self._options = options
+        self._pids: list[int] = []
+        self.root.mkdir()
+
+    def mount(self) -> float:
+        """Mount, formatting a store that is not there; seconds until the mount answered."""
+        begin = time.monotonic()
+        options = ["--size", str(self._size), "--log", str(self._log), *self._options]
+        self._run("mount", *options, str(self.store), str(self.root))
+        stats = self.root / ".kvfs" / "stats"
+        pid = json.loads(stats.read_text())["pid"]
+        seconds = time.monotonic() - begin
+        self._pids = system.process_tree(pid)
+        return seconds
+
+    def umount(self) -> None:
+        """Unmount and wait until the daemon has let go of the store."""
+        self._run("umount", str(self.root))
+        self._wait_for_daemon()
+
+    def kill(self) -> None:
+        """End the daemon the hard way; the mount that it leaves is cleared with ``kvfs umount``."""
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+        self._wait_for_daemon()
+        self._run("umount", str(self.root))
+
+    def directory(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def make_cold(self) -> None:
+        self.umount()
+        self.mount()
+
+    def cpu(self) -> float | None:
+        return system.cpu_seconds(self.pids())
+
+    def resident(self) -> int:
+        return system.resident_bytes(self.pids())
+
+    def pids(self) -> list[int]:
+        """The daemon and the children that it had when the mount answered."""
+        return [pid for pid in self._pids if system.is_running(pid)]
+
+    def close(self) -> None:
+        """Unmount, whatever state the mount is in, and remove the store."""
+        try:
+            if system.is_mounted(self.root):
+                self.umount()
+        except BenchError as error:
+            print(f"bench: {error}; detaching {self.root}", file=sys.stderr)
+            detach = ["umount", "-l"] if system.is_root() else ["fusermount3", "-uz"]
+            system.run_command([*detach, str(self.root)], _COMMAND_TIMEOUT)
+            for pid in self.pids():
+                os.kill(pid, signal.SIGKILL)
+        self.store.unlink(missing_ok=True)
+        if not system.is_mounted(self.root):
+            self.root.rmdir()
+
+    def _run(self, *arguments: str) -> None:
+        system.run_command([str(self._command), *arguments], _COMMAND_TIMEOUT)
+
+    def _wait_for_daemon(self) -> None:
+        deadline = time.monotonic() + _DAEMON_EXIT
+        while left := self.pids():
+            if time.monotonic() > deadline:
+                raise BenchError(f"expected kvfs to end with its mount, process {left[0]} is still there")
+            time.sleep(0.005)
+        self._pids = []
+
+
+Target = Directory | Kvfs
