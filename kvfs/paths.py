@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from kvfs.errors import UsageError
+
 
 def data_directory() -> Path:
     """Holds the default store: /var/lib/kvfs, or $XDG_DATA_HOME/kvfs."""
@@ -28,6 +30,15 @@ def default_log(mountpoint: Path) -> Path:
     """The log of the daemon that serves ``mountpoint``: /mnt/kv logs to mnt-kv.log."""
     name = re.sub(r"[^\w.-]+", "-", str(mountpoint).strip("/")) or "root"
     return log_directory() / f"{name[-200:]}.log"
+
+
+def require_text(path: Path) -> Path:
+    """``path`` itself; UsageError when it is not UTF-8: stores and mounts are shown in JSON, which is."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"expected a path in UTF-8, found {path}", "rename it, or use another") from None
+    return path
 
 
 def _user(variable: str, fallback: str) -> Path:

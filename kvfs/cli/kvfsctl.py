@@ -6,11 +6,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from kvfs.cli.app import make_app, print_json, run
+from kvfs.paths import require_text
 from kvfs.units import parse_size
 
 app = make_app("Administration of kvfs stores and mounts.")
 
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="A regular file or a block device.")]
+Store = Annotated[
+    Path,
+    typer.Argument(metavar="STORE", help="A regular file or a block device.", callback=require_text),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -19,7 +23,9 @@ def format_(
     stores: Annotated[
         list[Path],
         typer.Argument(
-            metavar="STORE...", help="Regular files, made when absent, or block devices; each becomes a store."
+            metavar="STORE...",
+            help="Regular files, made when absent, or block devices; each becomes a store.",
+            callback=lambda stores: [require_text(store) for store in stores],
         ),
     ],
     size: Annotated[

@@ -50,14 +50,15 @@ def plan(
             f"expected one store, found {len(stores)}: {', '.join(stores)}",
             "stores of several namespaces come with NVMe-oF support (part 4); name one",
         )
-    target = Path(os.path.realpath(mountpoint))
+    target = paths.require_text(Path(os.path.realpath(mountpoint)))
+    store = paths.require_text(Path(os.path.realpath(stores[0]))) if stores else paths.default_store()
     if allow_other is None:
         allow_other = fstab.allow_other if fstab.allow_other is not None else os.geteuid() == 0
     log = log or fstab.log
     if log is None and not foreground:
         log = paths.default_log(target)
     return MountRequest(
-        store=Path(os.path.realpath(stores[0])) if stores else paths.default_store(),
+        store=store,
         mountpoint=target,
         size=fstab.size if size is None else size,
         read_only=read_only or bool(fstab.read_only),

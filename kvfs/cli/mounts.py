@@ -1,7 +1,7 @@
 """The mounts there are, and the process behind each: read from /proc, never through a mount.
 
 A mount whose daemon was killed, stopped or hangs fails or blocks every call that reaches it, so nothing here
-calls stat() or opens a file below a mountpoint.
+looks below a mountpoint, but for is_dead().
 """
 
 import errno
@@ -60,9 +60,12 @@ def kvfs_mount_at(path: Path) -> Mount:
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether the kernel has lost the mount's daemon. Only for a mount without a live daemon: else it may block."""
+    """Whether the kernel has lost the mount's daemon. Only for a mount without a live daemon: else it may block.
+
+    Asks with statvfs: the kernel answers stat of the root from its cache for a while.
+    """
     try:
-        mount.mountpoint.stat()
+        os.statvfs(mount.mountpoint)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -1,11 +1,14 @@
 """Commands as a user types them, in a directory of their own that is always cleared."""
 
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +18,7 @@ BINARIES = Path(sys.executable).parent
 NOBODY = 65534
 # an ordinary user who may search and read like root, because Python itself may lie in root's home
 _AS_NOBODY = (
-    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+    *(shutil.which("setpriv") or "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
 )
 
@@ -34,6 +37,7 @@ class Done:
         assert self.output == "", self
         assert self.error.count("\n") == 1, self
         assert self.error.endswith("\n"), self
+        assert not re.search(r"(\S+): \1:", self.error), f"says the same twice: {self.error}"
         missing = [part for part in parts if part not in self.error]
         assert not missing, f"{missing} not in: {self.error}"
 
@@ -60,7 +64,7 @@ class Place:
         timeout: float = 60,
     ) -> Done:
         """Run a console script of this environment, or ``/a/program``, in this directory."""
-        command = [str(BINARIES / name), *map(os.fspath, arguments)]
+        command = [self.program(name), *map(os.fspath, arguments)]
         done = subprocess.run(
             [*_AS_NOBODY, *command] if nobody else command,
             cwd=self.root,
@@ -70,7 +74,23 @@ class Place:
             timeout=timeout,
             check=False,
         )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Done(done.returncode, _text(done.stdout), _text(done.stderr))
+
+    def start(
+        self, name: str, *arguments: str | os.PathLike[str], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """As ``run``, without waiting."""
+        return subprocess.Popen(
+            [self.program(name), *map(os.fspath, arguments)],
+            cwd=self.root,
+            env=self.environment(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def program(self, name: str) -> str:
+        return str(BINARIES / name)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "NOTIFY_"))}
@@ -84,9 +104,24 @@ class Place:
         done = self.run("kvfsctl", "format", "--size", "64M", *options, self.store)
         assert done.status == 0, done
 
+    @contextmanager
+    def open_fuse_device(self) -> Iterator[None]:
+        """/dev/fuse as udev makes it, for everyone; a container's is often root's alone."""
+        device = Path("/dev/fuse")
+        mode = stat.S_IMODE(device.stat().st_mode)
+        device.chmod(0o666)
+        try:
+            yield
+        finally:
+            device.chmod(mode)
+
     def clear(self) -> None:
         """Detach every mount below this directory; the table is read, as a walk could hang in a dead mount."""
         for mount in reversed(mount_table()):
             if mount.mountpoint.is_relative_to(self.root):
                 subprocess.run(["umount", "-l", mount.mountpoint], timeout=60, check=True)
         shutil.rmtree(self.root)
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="surrogateescape")
