@@ -10,8 +10,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from kvfs.errors import UsageError
+from kvfs.errors import ForeignData, UsageError
 from kvfs.store import volume
+from kvfs.store.signatures import Content, probe
 from kvfs.store.volume import FsckReport, VolumeInfo
 from kvfs.units import format_size
 
@@ -21,8 +22,8 @@ def format_stores(
 ) -> list[VolumeInfo]:
     """Make each of ``stores`` an empty volume; ``force`` names those that may hold something.
 
-    UsageError when a name comes twice or ``force`` names another; then what ``volume.create`` raises, at the first
-    store that it refuses. Those before it are made.
+    UsageError when a name comes twice or ``force`` names another; then what ``volume.create`` raises. What holds
+    something is found before the first store is made; another failure leaves those made before it.
     """
     resolved = [store.resolve() for store in stores]
     for index, store in enumerate(resolved):
@@ -35,6 +36,13 @@ def format_stores(
                 f"expected --force to name a store to format, found {name}",
                 f"stores: {', '.join(map(str, stores))}",
             )
+    for store, path in zip(stores, resolved, strict=True):
+        if len(stores) > 1 and path not in forced and path.exists():
+            found = probe(path)
+            if found.content is not Content.EMPTY:
+                raise ForeignData(
+                    f"{store}: expected nothing on it, found {found.description}", f"--force {store} destroys that"
+                )
     return [
         volume.create(
             str(store),
