@@ -225,7 +225,7 @@ def fsck(path: StrPath, progress: Callable[[int, int], None] | None = None, veri
 
 def _check_arguments(path: str, segment_size: int, label: str, force: str | None) -> None:
     if force is not None and os.path.normpath(force) != os.path.normpath(path):
-        raise UsageError(f"expected --force to name {path} again, found {force}", f"use --force {path} to destroy it")
+        raise UsageError(f"expected --force to name {path} again, found {force!r}", f"use --force {path} to destroy it")
     if len(label.encode()) > kvfs1.LABEL_MAX or not label.isprintable():
         raise UsageError(
             f"expected a label of at most {kvfs1.LABEL_MAX} bytes of printable text, found {label!r}",
