@@ -12,18 +12,19 @@ from stat import S_IFDIR, S_IFMT
 
 from pyfuse3 import EntryAttributes
 
-from kvfs._native import BLOCK_SIZE, Attr
+from kvfs._native import BLOCK_SIZE, ROOT_INODE, Attr
 
 NAME_TIMEOUT = 3600.0  # s
 FILE_ATTR_TIMEOUT = 1.0  # s
 DIRECTORY_ATTR_TIMEOUT = 60.0  # s; permission checks of every path walk read these
+ROOT_ATTR_TIMEOUT = 1.0  # s; whoever asks whether the mount is alive stats its root, and shall not be told by a cache
 
 
 def entry(attr: Attr, into: EntryAttributes | None = None) -> EntryAttributes:
     """``attr`` as a directory entry, for LOOKUP, GETATTR and READDIRPLUS alike; reuses ``into`` when given."""
     result = EntryAttributes() if into is None else into
     (
-        result.st_ino,
+        ino,
         result.generation,
         mode,
         result.st_nlink,
@@ -36,10 +37,14 @@ def entry(attr: Attr, into: EntryAttributes | None = None) -> EntryAttributes:
         result.st_mtime_ns,
         result.st_ctime_ns,
     ) = attr
+    result.st_ino = ino
     result.st_mode = mode
     result.st_blksize = BLOCK_SIZE
     result.entry_timeout = NAME_TIMEOUT
-    result.attr_timeout = DIRECTORY_ATTR_TIMEOUT if S_IFMT(mode) == S_IFDIR else FILE_ATTR_TIMEOUT
+    if S_IFMT(mode) != S_IFDIR:
+        result.attr_timeout = FILE_ATTR_TIMEOUT
+    else:
+        result.attr_timeout = ROOT_ATTR_TIMEOUT if ino == ROOT_INODE else DIRECTORY_ATTR_TIMEOUT
     return result
 
 

@@ -32,7 +32,8 @@ All waiting is for native, inside ``Engine``. While a task waits, any other requ
 Handlers that never wait (``@immediate``) see and leave a consistent world, and need no more thought.
 
 Cancellation: a wait for native cannot be cancelled (see ``kvfs.store.engine``), so no handler ends half done.
-A handler never raises anything but ``FUSEError`` (see ``handlers``): an exception would end the mount.
+A handler never raises anything but ``FUSEError`` (see ``handlers``), forget not even that: an exception would end
+the mount.
 
 Deadlock: no handler waits for another request, for a lock or for the kernel. A notification about a name can block
 until a request on its directory is answered, so those are sent from pyfuse3's own thread; one about the attributes
@@ -48,6 +49,7 @@ open are gone.
 
 import contextlib
 import itertools
+import logging
 import os
 import stat
 from collections import Counter
@@ -70,6 +72,8 @@ from kvfs.store import Engine
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+
+log = logging.getLogger(__name__)
 
 _DOTS = 2  # positions 1 and 2 of a listing come after "." and ".."; native's follow
 _FIRST_BATCH, _LARGEST_BATCH = 32, 512  # directory entries fetched at once; a 4 KiB buffer takes about 25
@@ -141,11 +145,16 @@ class FileSystem(pyfuse3.Operations):
             return self._lookup_dots(_native.ROOT_INODE, b".")
         return self._control.getattr(ino) if name == b"." else self._control.lookup(name)
 
-    @immediate
-    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """The one handler that has no reply, and so no error: even a FUSEError would end the mount."""
+        self.requests["forget"] += 1
         for ino, count in inode_list:
-            if not is_virtual(ino):
+            if is_virtual(ino):
+                continue
+            try:
                 self._store.forget(ino, count)
+            except Exception:
+                log.exception("forget of %d references to inode %d failed", count, ino)
 
     @immediate
     def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
