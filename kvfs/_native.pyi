@@ -171,6 +171,6 @@ class Store:
 
     # the volume --------------------------------------------------------------
     def statistics(self) -> dict[str, Any]:
-        """Counters and gauges, nested by component; all values int, float or str."""
+        """Counters (keys that end in ``_total``) and gauges, nested by component; all values int, float or str."""
     def close(self) -> None:
         """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""
