@@ -1,4 +1,4 @@
-"""LMCache 0.5.6: the LocalDisk backend and the FS connector, buffered and with O_DIRECT."""
+"""LMCache 0.5.6: the LocalDisk backend, the FS connector and the NIXL backend, buffered and with O_DIRECT."""
 
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,25 @@ def test_fs_connector(clients: Clients, kvfs_mount: TestMount, workdir: Path, op
     direct = "O_DIRECT" if odirect and options["model"] != ODD["model"] else ""
     stored.assert_opened(temporary, with_flags=direct, without="" if direct else "O_DIRECT", access="O_WRONLY")
     stored.assert_opened(r"\.data$", with_flags=direct, without="" if direct else "O_DIRECT", access="O_RDONLY")
+    kvfs_mount.remount()
+    assert clients.run(DRIVER, "load", workdir, **options)["hits"] == 8
+    assert [path for path in workdir.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("shape", "odirect"), [(SMALL, False), (MIDDLE, True)], ids=["2MiB-buffered", "5.6MB-direct"])
+def test_nixl_storage(
+    clients: Clients, kvfs_mount: TestMount, workdir: Path, shape: dict[str, Any], odirect: bool
+) -> None:
+    """NIXL's POSIX plugin as LMCache uses it: written in place, so the name is there before the bytes are."""
+    options = {"backend": "nixl", "odirect": odirect, **shape}
+    stored = clients.run(DRIVER, "store", workdir, **options)
+    assert stored["chunks"] == 8
+    assert stored["odirect"] == odirect
+    direct = "O_DIRECT" if odirect else ""
+    stored.assert_opened(
+        "bfloat16", with_flags=f"O_CREAT {direct}", without="" if direct else "O_DIRECT", access="O_RDWR"
+    )
+    stored.assert_opened("bfloat16", with_flags=direct, without="" if direct else "O_DIRECT", access="O_RDONLY")
     kvfs_mount.remount()
     assert clients.run(DRIVER, "load", workdir, **options)["hits"] == 8
     assert [path for path in workdir.rglob("*") if path.is_file()] == []

@@ -1,10 +1,11 @@
-"""LMCache 0.5.6: its storage manager with the LocalDisk backend or the FS connector, as the cache engine uses it.
+"""LMCache 0.5.6: its storage manager with one of its file backends, as the cache engine uses it.
 
-Options: ``backend`` "disk" or "fs"; ``model``; ``chunk_size`` in tokens; ``odirect``; for "fs" also ``chunk_meta``
-(28-byte header before the body), ``tmp_dir`` (relative sub-directory for temporary files) and ``read_ahead`` (bytes).
+Options: ``backend`` "disk" (LocalDisk), "fs" (FS connector) or "nixl" (NIXL's POSIX plugin, a file a chunk); ``model``;
+``chunk_size`` in tokens; ``odirect``; for "fs" also ``chunk_meta`` (28-byte header before the body), ``tmp_dir``
+(relative sub-directory for temporary files) and ``read_ahead`` (bytes).
 
 LocalDisk keeps its index in RAM: a new process finds nothing, and stores over the files that the last one left.
-The FS connector's index is the directory.
+The others' index is the directory.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from lmcache.v1.storage_backend.storage_manager import StorageManager
 
 CHUNKS = 8
 OTHER_CONTENT = 1000  # added to a chunk's number: the seed of what it is stored over with
-LOCATION = {"disk": "LocalDiskBackend", "fs": "RemoteBackend-fs"}
+LOCATION = {"disk": "LocalDiskBackend", "fs": "RemoteBackend-fs", "nixl": "NixlStorageBackend"}
 
 
 class Engine:
@@ -56,6 +57,19 @@ class Engine:
                 max_local_disk_size=4.0,
                 extra_config={"use_odirect": odirect},
             )
+        if self.options["backend"] == "nixl":
+            return LMCacheEngineConfig.from_defaults(
+                **common,
+                nixl_buffer_device="cpu",
+                save_unfull_chunk=False,
+                extra_config={
+                    "enable_nixl_storage": True,
+                    "nixl_backend": "POSIX",
+                    "nixl_pool_size": 0,  # files by name, not a pool of them
+                    "nixl_path": str(directory),
+                    "use_direct_io": odirect,
+                },
+            )
         extra: dict[str, Any] = {
             "remote_storage_plugin.fs.base_path": str(directory),
             "save_chunk_meta": bool(self.options.get("chunk_meta")),
@@ -71,6 +85,8 @@ class Engine:
 
     def facts(self) -> dict[str, Any]:
         """What the client made of its configuration and of the file system's statfs."""
+        if self.options["backend"] == "nixl":
+            return {"odirect": bool(self.backend.direct_io_flag)}
         subject = self.backend if self.options["backend"] == "disk" else self.backend.connection.getWrappedConnector()
         return {"odirect": subject.use_odirect, "block_size": subject.os_disk_bs}
 
@@ -79,7 +95,8 @@ class Engine:
 
     def tokens(self, chunk: int) -> int:
         """The last chunk of a prompt is not full, where the client stores such chunks."""
-        return self.chunk_size // 2 + 1 if chunk == CHUNKS - 1 else self.chunk_size
+        is_partial = chunk == CHUNKS - 1 and self.options["backend"] != "nixl"
+        return self.chunk_size // 2 + 1 if is_partial else self.chunk_size
 
     def store(self, chunks: list[int], offset: int = 0) -> int:
         """All chunks in one batch, as store() of the cache engine does; their bytes."""
@@ -100,6 +117,14 @@ class Engine:
 
     def hits(self, chunks: list[int]) -> list[bool]:
         return [self.manager.contains(self.key(chunk), search_range=[self.location]) is not None for chunk in chunks]
+
+    def remove(self, chunk: int) -> None:
+        """By the storage manager, which does not know how for a remote connector."""
+        if self.options["backend"] == "fs":
+            removed = self.backend.connection.remove_sync(self.key(chunk))
+        else:
+            removed = self.manager.remove(self.key(chunk), [self.location]) == 1
+        check(removed, f"chunk {chunk} is stored and cannot be removed")
 
     def load(self, chunks: list[int], offset: int = 0) -> None:
         """One by one and as a batch (read by several threads at once), every byte compared."""
@@ -134,15 +159,13 @@ def store(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
     check(not any(engine.hits([CHUNKS, CHUNKS + 1])), "a hit of a chunk that nobody stored")
     engine.load(chunks)
 
-    if options["backend"] == "disk":
-        engine.store(chunks[:2], OTHER_CONTENT)  # a chunk that is there is not written again
+    engine.store(chunks[:2], OTHER_CONTENT)
+    if options["backend"] == "disk":  # a chunk that is there is not written again
         engine.load(chunks[:2])
-        check(engine.manager.remove(engine.key(3), [engine.location]) == 1, "remove of a stored chunk")
     else:
-        engine.store(chunks[:2], OTHER_CONTENT)  # the connector replaces it
         engine.load(chunks[:2], OTHER_CONTENT)
         engine.store(chunks[:2])
-        check(engine.backend.connection.remove_sync(engine.key(3)), "remove of a stored chunk")
+    engine.remove(3)
     check(engine.hits(chunks) == [chunk != 3 for chunk in chunks], f"hits after the removal: {engine.hits(chunks)}")
     engine.store([3])
     engine.load(chunks)
@@ -159,16 +182,15 @@ def load(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
         check(not any(found), "LocalDisk has no index on disk, yet a new process hits")
         engine.store(chunks, OTHER_CONTENT)
         engine.load(chunks, OTHER_CONTENT)
-        for chunk in chunks:
-            check(engine.manager.remove(engine.key(chunk), [engine.location]) == 1, f"remove of chunk {chunk}")
     else:
         check(all(found), f"misses in a new process: {found}")
         engine.load(chunks)
+    if options["backend"] == "fs":
         listing = engine.backend.connection.list()
         names = asyncio.run_coroutine_threadsafe(listing, engine.manager.loop).result(PATIENCE)
         check(len(names) == CHUNKS, f"the connector lists {len(names)} keys, {CHUNKS} were stored")
-        for chunk in chunks:
-            check(engine.backend.connection.remove_sync(engine.key(chunk)), f"remove of chunk {chunk}")
+    for chunk in chunks:
+        engine.remove(chunk)
     check(not any(engine.hits(chunks)), "hits after everything was removed")
     engine.close()
     return {"hits": sum(found), **engine.facts()}
