@@ -40,9 +40,7 @@ class Options:
     def check(self) -> None:
         """UsageError when the sizes contradict each other."""
         if self.request % BLOCK:
-            raise UsageError(
-                f"--request: expected a multiple of 4 KiB, found {self.request} bytes", "O_DIRECT needs it"
-            )
+            raise UsageError(f"--request: expected a multiple of 4 KiB, found {self.request} bytes")
         least = self.threads * max(PAGE_SIZES)
         if self.data < least:
             found = format_size(self.data)

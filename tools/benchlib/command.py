@@ -83,8 +83,12 @@ def bench(
             "cold": "drop_caches" if system.is_root() else "the pages of the files dropped",
         }
         results, figures = _measure(context, [] if scale else rows, scale_files if scale else 0)
-        console.print(report.heading(context, environment), highlight=False, soft_wrap=True)
-        console.print(report.scale_table(figures, context.local) if scale else report.row_table(results))
+        console.print(report.machine(context, environment), highlight=False, soft_wrap=True)
+        if scale:
+            console.print(report.scale_table(figures, context.local))
+        else:
+            console.print(report.how_to_read(context, environment), highlight=False, soft_wrap=True)
+            console.print(report.row_table(results))
         if json_to:
             value = report.as_json(context, environment, results, figures)
             if json_to == "-":

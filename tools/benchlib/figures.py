@@ -1,5 +1,6 @@
 """Figures from samples: latencies with counts, medians with their range, ratios that are taken round by round."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,11 +36,11 @@ class Latency:
     def percentile(self, percent: float) -> int | None:
         """The smallest latency (ns) that ``percent`` of the samples do not exceed (nearest rank).
 
-        ``None`` when fewer than one sample would lie above it: p99.9 of 500 samples is only their maximum.
+        ``None`` when none would lie above it: p99.9 of 500 samples is only their maximum.
         """
-        if self.samples * (1 - percent / 100) < 1:
+        rank = math.ceil(round(self.samples * percent / 100, 6))
+        if rank >= self.samples:
             return None
-        rank = int(np.ceil(round(self.samples * percent / 100, 6)))
         return int(self.ns[np.searchsorted(np.cumsum(self.counts), rank)])
 
     @property

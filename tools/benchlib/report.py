@@ -131,12 +131,17 @@ def scale_table(figures: list[ScaleFigure], peer: str) -> Table:
     return table
 
 
-def heading(bench: Bench, environment: dict[str, Any]) -> str:
-    options = bench.options
+def machine(bench: Bench, environment: dict[str, Any]) -> str:
     return (
         f"{environment['cpus']} CPUs ({environment['cpu']}), {format_size(environment['memory_bytes'])}, "
         f"Linux {environment['kernel']}, load {environment['load_average']:.1f} at the start; "
-        f"everything on {bench.local}\n"
+        f"everything on {bench.local}"
+    )
+
+
+def how_to_read(bench: Bench, environment: dict[str, Any]) -> str:
+    options = bench.options
+    return (
         f"{options.rounds} rounds, {options.threads} clients, reads by {format_size(options.request)}, "
         f"{format_size(options.data)} per row and round, stores of {format_size(options.store_size)}; "
         f"cold: remounted, then {environment['cold']}\n"
