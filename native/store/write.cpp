@@ -395,9 +395,12 @@ Async<int> Store::submit_tail(File& file) {
         logical += place.blocks;
     }
     std::shared_ptr<File> self;
+    Buffer buffer;
     {
         const std::lock_guard guard(mutex_);
         self = files_.at(file.ino);
+        buffer = std::move(file.tail.buffer);
+        file.tail = Tail{};
         Inode& inode = *inodes_.find(file.ino);
         if (inodes_.mapped_blocks(inode) > 0 && inode.has(kLogged)) {
             inodes_.visit(inode, first, first + blocks, [&](std::uint64_t, const Extent&) { file.in_place = true; });
@@ -409,8 +412,6 @@ Async<int> Store::submit_tail(File& file) {
         tails_.remove(file.ino);
         ++file.in_flight;
     }
-    Buffer buffer = std::move(file.tail.buffer);
-    file.tail = Tail{};
     uring::detach(write_run(std::move(self), std::move(buffer), std::move(places)), [](int) {});
     co_return 0;
 }
@@ -484,10 +485,7 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
             }
         }
         // versions that pool files replaced since their last commit may be all that is in the way
-        for (const InodeNumber other : holding) {
-            const int rc = co_await flush(other);
-            if (rc != 0) continue;
-        }
+        for (const InodeNumber other : holding) co_await flush(other);
         if (!fits && attempt == 0 && file->in_place && !file->replaced.empty()) {
             const int rc = co_await flush_locked(*file);
             if (rc != 0) co_return rc;

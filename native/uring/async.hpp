@@ -51,7 +51,7 @@ public:
         handle_.promise().continuation = waiter;
         return handle_;
     }
-    T await_resume() { return std::move(*handle_.promise().value); }
+    [[maybe_unused]] T await_resume() { return std::move(*handle_.promise().value); }
 
 private:
     std::coroutine_handle<promise_type> handle_;
