@@ -6,7 +6,7 @@ lint() {
     say "ruff, mypy"
     "$VENV/bin/ruff" check --quiet "$ROOT" || failed+=(ruff)
     (cd "$ROOT" && "$VENV/bin/mypy" --no-error-summary) || failed+=(mypy)
-    say "clang-format, clang-tidy"
+    say "clang-format, clang-tidy (minutes when it looks at every file)"
     native_sources | xargs -0 -r clang-format --dry-run -Werror || failed+=(clang-format)
     tidy || failed+=(clang-tidy)
     ((${#failed[@]} == 0)) || die "findings of ${failed[*]} (above); the tests were not run"

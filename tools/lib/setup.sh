@@ -16,7 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 set_up() {
     [[ -w $ROOT ]] || die "expected to be allowed to write to $ROOT, found it read-only for $(id -un); use a checkout of your own"
     mkdir -p "$ROOT/build"
-    exec {SETUP_LOCK}>"$ROOT/build/setup.lock"
+    [[ -e $ROOT/build/setup.lock ]] || : >"$ROOT/build/setup.lock"
+    exec {SETUP_LOCK}<"$ROOT/build/setup.lock" # for reading: it may be another user's
     flock -n "$SETUP_LOCK" || { say "waiting for another set-up of this checkout"; flock "$SETUP_LOCK"; }
     # shellcheck disable=SC2046
     install_packages "building and mounting" $(missing_packages)
