@@ -157,8 +157,8 @@ class Bench:
         return replace(measurement, daemon_cpu=after - before)
 
     def publish(self, target: Target, directory: Path, files: FileSet, *, direct: bool, durable: bool) -> Measurement:
-        share = Share(files.count)
-        return self.together(target, [PublishFiles(directory, files, share, direct, durable)] * self.options.threads)
+        workload = PublishFiles(directory, files, Share(files.count), direct, durable)
+        return self.together(target, [workload] * min(self.options.threads, files.count))
 
     def read(
         self,

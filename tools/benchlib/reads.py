@@ -16,6 +16,8 @@ from benchlib.workloads import FileSet
 
 _MEMORY_PASSES = 4  # over files in memory: one pass would be too short to time
 
+_GENERATOR_BYTES = 256 * MIB
+
 
 class ColdRead:
     """Whole files front to back by requests, nothing cached; the peer reads where in the store's file they lie."""
@@ -108,7 +110,7 @@ class Generator:
     def prepare(self, bench: Bench, turn: int) -> None:
         if self._file is None:
             place = bench.writing(TMPFS)
-            self._file = bench.new_files(1, bench.options.data)
+            self._file = bench.new_files(1, _GENERATOR_BYTES)
             bench.publish(place, place.directory("generator"), self._file, direct=False, durable=False)
 
     def measure(self, bench: Bench, target: str, turn: int) -> Measurement:
