@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         check(time.monotonic() < deadline, f"{what}: not within {PATIENCE:.0f} s")
         time.sleep(0.002)
+
+
+def at_once(*actions: Callable[[], None]) -> None:
+    """Each in a thread of its own; when all have ended, the first failure of any."""
+    with ThreadPoolExecutor(len(actions)) as pool:
+        started = [pool.submit(action) for action in actions]
+    for action in started:
+        action.result()
 
 
 def main(phases: dict[str, Callable[[Path, dict[str, Any]], dict[str, Any]]]) -> None:

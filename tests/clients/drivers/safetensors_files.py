@@ -3,13 +3,13 @@
 Options: ``framework`` "torch" or "numpy".
 """
 
-import threading
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import KIB, MIB, check, check_bytes, main, page_bytes
+from common import KIB, MIB, at_once, check, check_bytes, main, page_bytes
 from safetensors import safe_open
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
@@ -53,25 +53,15 @@ def compare(path: Path, number: int, framework: str, offset: int = 0) -> None:
 def store(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
     framework = options["framework"]
     save = save_torch if framework == "torch" else save_numpy
-    failures: list[BaseException] = []
 
     def work(thread: int) -> None:
-        try:
-            for number, size in enumerate(SIZES):
-                path = directory / f"{thread}-{number}.safetensors"
-                for offset in (OTHER_CONTENT, 0):  # a new file, then a file saved over
-                    save(tensors(number, size, framework, offset), path, {"page": str(number)})
-                    compare(path, number, framework, offset)
-        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that can report it
-            failures.append(error)
+        for number, size in enumerate(SIZES):
+            path = directory / f"{thread}-{number}.safetensors"
+            for offset in (OTHER_CONTENT, 0):  # a new file, then a file saved over
+                save(tensors(number, size, framework, offset), path, {"page": str(number)})
+                compare(path, number, framework, offset)
 
-    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    at_once(*(functools.partial(work, thread) for thread in range(THREADS)))
     return {"files": THREADS * len(SIZES), "bytes": 2 * THREADS * sum(SIZES)}
 
 

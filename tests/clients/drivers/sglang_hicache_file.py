@@ -7,13 +7,11 @@ SGLang's host pool classes import its multimodal models, so a plain pool of the 
 """
 
 import hashlib
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import MODELS, check, check_bytes, main, page_bytes
+from common import MODELS, at_once, check, check_bytes, main, page_bytes
 from sglang.srt.mem_cache.hicache_storage import HiCacheFile, HiCacheStorageConfig, PoolName, PoolTransfer
 
 PAGES = 8
@@ -107,25 +105,6 @@ class Engine:
             if content is not None:
                 check_bytes(content.view(torch.uint8).numpy(), page, f"page {page}")
         return [content is not None for content in found]
-
-
-def at_once(*actions: Callable[[], None]) -> None:
-    """Each in a thread of its own; the first failure of any."""
-    failures: list[BaseException] = []
-
-    def run(action: Callable[[], None]) -> None:
-        try:
-            action()
-        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that can report it
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(action,)) for action in actions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def store(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
