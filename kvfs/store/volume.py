@@ -1,7 +1,8 @@
 """Making, describing and checking volumes: what ``kvfsctl format``, ``info``, ``fsck`` and ``kvfs mount`` need.
 
 Everything here blocks and is for start-up and administration. Errors are those of :mod:`kvfs.errors`; when one is
-raised nothing has changed: a file that was made is gone again, one that was there has its size and its bytes.
+raised nothing has changed: a file that was made is gone again, one that was there has its size and its bytes. What
+is formatted with ``force`` is destroyed as soon as all checks have passed, though, whatever happens then.
 
 Between the look at what a store holds and the format another program could write to it. Nothing portable prevents
 that for regular files; block devices are claimed (O_EXCL) by the native side, which also refuses a mounted volume.
@@ -249,7 +250,7 @@ def _create_file(path: str, size: int | None, segment_size: int, label: str) -> 
     if parent.is_relative_to("/dev") and not parent.is_relative_to("/dev/shm"):
         # a mistyped device name would otherwise become a file in memory
         raise VolumeError(f"{path}: no such device", "check the name with lsblk")
-    size = _check_size(path, size)
+    size = _check_size(path, size, segment_size)
     _check_free(path, size, _free_bytes(parent))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -272,10 +273,11 @@ def _format_file(
     old_size = status.st_size
     if size is None and old_size == 0:
         raise UsageError(f"{path}: an empty file, and no size to format it with", "give --size, as in 64G")
-    new_size = _check_size(path, old_size if size is None else size)
+    new_size = _check_size(path, old_size if size is None else size, segment_size)
     _check_free(path, new_size, _free_bytes(Path(path)) + status.st_blocks * 512)
     with _claimed(path, device=False) as fd:
         if not _is_empty(path, force):
+            _native.inspect(path)  # what the native side cannot open, for want of O_DIRECT, is not destroyed for it
             os.ftruncate(fd, 0)
         os.ftruncate(fd, max(old_size, new_size))
     try:
@@ -295,7 +297,7 @@ def _format_device(path: str, size: int | None, segment_size: int, label: str, f
                 f"{path}: expected a device of at least {_exact(size)}, found {_exact(device_size)}",
                 "choose a smaller --size, or leave it out to use all of it",
             )
-        new_size = _check_size(path, device_size if size is None else size)
+        new_size = _check_size(path, device_size if size is None else size, segment_size)
         if not _is_empty(path, force):
             _wipe(fd, device_size)
     _native.format_store(path, new_size, segment_size, label)
@@ -318,9 +320,7 @@ def _wipe(fd: int, size: int) -> None:
     for start in range(0, size, _DISCARD_STEP):
         try:
             fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", start, min(_DISCARD_STEP, size - start)))
-        except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP:
-                raise
+        except OSError:  # advice, which many devices do not take
             break
     zeros = bytes(_MIB)
     os.pwrite(fd, zeros, 0)
@@ -369,11 +369,13 @@ def _in_use(path: str, how: str | None) -> VolumeInUse:
     return VolumeInUse(f"{path}: expected a store that nobody uses, found it {how}", "unmount it first")
 
 
-def _check_size(path: str, size: int) -> int:
-    if size < kvfs1.MIN_VOLUME:
+def _check_size(path: str, size: int, segment_size: int) -> int:
+    """``size`` in whole blocks. VolumeTooSmall when it has no room for the superblocks and the least segments."""
+    least = kvfs1.FIRST_SEGMENT + kvfs1.MIN_SEGMENTS * (segment_size or kvfs1.MIN_SEGMENT) + kvfs1.BLOCK
+    if size < least:
         raise VolumeTooSmall(
-            f"{path}: expected a store of at least {_exact(kvfs1.MIN_VOLUME)}, found {_exact(size)}",
-            "choose a larger one",
+            f"{path}: expected a store of at least {_exact(least)}, found {_exact(size)}",
+            "choose a larger one" + (", or smaller segments" if segment_size else ""),
         )
     return size // kvfs1.BLOCK * kvfs1.BLOCK
 

@@ -265,7 +265,7 @@ def run_victim(path: Path, seed: int, changes: int) -> list[tuple[str, str, int]
 @pytest.mark.parametrize("seed", range(4))
 def test_a_killed_process(tmp_path: Path, seed: int, scale: int) -> None:
     """Again and again on one store, a small one, so that segments are reused all the time."""
-    path = make_volume(tmp_path / "store.kvfs", 16 * MIB)
+    path = make_volume(tmp_path / "store.kvfs", 20 * MIB)
     durable = dict.fromkeys((f"page{number}" for number in range(NAMES)), 0)  # versions; 0: absent
     for round_number in range(5 * scale):
         under_way: dict[str, int] = {}

@@ -215,6 +215,13 @@ class TestForce:
         assert path.stat().st_blocks * 512 < MIB, "the old data's space is free"
         assert "kvfs" in signatures.probe(path).description
 
+    def test_a_geometry_that_cannot_be_destroys_nothing(self, ext4: Path) -> None:
+        before = ext4.read_bytes()
+        for options in ({"segment_size": 8 * MIB}, {"size": MIB}, {"size": 1 << 50}):
+            with pytest.raises(VolumeError):
+                volumes.create(ext4, **options, force=os.fspath(ext4))
+        assert ext4.read_bytes() == before
+
     def test_force_for_another_is_refused_even_when_it_is_not_needed(self, tmp_path: Path) -> None:
         refused(UsageError, lambda: volumes.create(tmp_path / "new", SIZE, force="/dev/sda"), "--force")
         assert os.listdir(tmp_path) == []
