@@ -14,24 +14,6 @@ COMMANDS = (
     *("bash", "cut", "date", "dirname", "find", "flock", "grep", "id", "mkdir", "mktemp"),
     *("rm", "sed", "sha256sum", "sort", "tail", "touch", "xargs"),
 )
-    "bash",
-    "cut",
-    "date",
-    "dirname",
-    "find",
-    "flock",
-    "grep",
-    "id",
-    "mkdir",
-    "mktemp",
-    "rm",
-    "sed",
-    "sha256sum",
-    "sort",
-    "tail",
-    "touch",
-    "xargs",
-]
 
 
 @pytest.fixture
