@@ -125,7 +125,11 @@ class Kvfs:
             self.root.rmdir()
 
     def _run(self, *arguments: str) -> None:
-        system.run_command([str(self._command), *arguments], _COMMAND_TIMEOUT)
+        try:
+            system.run_command([str(self._command), *arguments], _COMMAND_TIMEOUT)
+        except BenchError as error:  # the log goes with the work directory
+            log = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+            raise BenchError(error.message, f"its log ends: {' / '.join(log[-3:])}" if log else "") from None
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _DAEMON_EXIT
