@@ -41,6 +41,7 @@ def kvfs_mount() -> Iterator[TestMount]:
         if isinstance(mount, KvfsMount):
             mount.ensure_alive()
             mount.umount()
+            assert mount.take_log_problems() == []
             mount.fsck()
     finally:
         close_test_mount(mount)
@@ -55,12 +56,6 @@ def tree(kvfs_mount: TestMount, request: pytest.FixtureRequest) -> Path:
     path.mkdir(mode=0o755)
     path.chmod(0o755)
     return path
-
-
-@pytest.fixture
-def scale() -> int:
-    """How many times the usual length the seeded tests run."""
-    return int(os.environ.get("KVFS_TEST_SCALE", "1"))
 
 
 @pytest.fixture(autouse=True)

@@ -15,18 +15,22 @@ MIB = 1 << 20
 ALIGNMENTS = [512, 4096]
 
 
-@pytest.mark.parametrize("size", [4096, 64 * 1024, MIB, 2 * MIB, 32 * MIB])
-def test_one_write_rename_one_read(tree: Path, kvfs_mount: TestMount, size: int) -> None:
+def test_one_write_rename_one_read(tree: Path, kvfs_mount: TestMount) -> None:
     """vLLM's FS tier (DESIGN 6)."""
-    data = pattern(min(size, MIB)) * (size // min(size, MIB))
-    with opened(tree / "tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_DIRECT) as fd:
-        write_all(fd, aligned(data), 0)
-    os.rename(tree / "tmp", tree / "page")
-    with opened(tree / "page", os.O_RDONLY | os.O_DIRECT) as fd:
-        assert direct_read(fd, size, 0) == data
+    pages = {f"page{size}": os.urandom(size) for size in (4096, 64 * 1024, MIB, 2 * MIB, 32 * MIB)}
+
+    def check() -> None:
+        for name, data in pages.items():
+            with opened(tree / name, os.O_RDONLY | os.O_DIRECT) as fd:
+                assert direct_read(fd, len(data), 0) == data
+
+    for name, data in pages.items():
+        with opened(tree / "tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_DIRECT) as fd:
+            write_all(fd, aligned(data), 0)
+        os.rename(tree / "tmp", tree / name)
+    check()
     kvfs_mount.remount()
-    with opened(tree / "page", os.O_RDONLY | os.O_DIRECT) as fd:
-        assert direct_read(fd, size, 0) == data
+    check()
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
