@@ -8,10 +8,10 @@ from benchlib import system
 from benchlib.figures import Measurement
 from benchlib.pattern import BLOCK
 from benchlib.system import BenchError
-from benchlib.targets import Directory, Kvfs, Target, Tmpfs
+from benchlib.targets import Directory, Kvfs, Target
 from benchlib.workers import run_together
 from benchlib.workloads import FileSet, PublishFiles, ReadFiles, Share, Workload
-from kvfs.errors import UsageError
+from kvfs.errors import KvfsError, UsageError
 from kvfs.units import format_size
 
 KVFS = "kvfs"
@@ -100,7 +100,7 @@ class Bench:
 
     def _make(self, name: str, purpose: str) -> Target:
         if name == TMPFS:
-            return Tmpfs(name, _SHARED_MEMORY / f"{self.work.name}-{purpose}")
+            return Directory(name, _SHARED_MEMORY / f"{self.work.name}-{purpose}")
         if name != KVFS:
             return Directory(name, self.work / f"{name}-{purpose}")
         target = Kvfs(f"{name}-{purpose}", self.options.kvfs_command, self.work, self.options.store_size)
@@ -120,7 +120,7 @@ class Bench:
             _, target = self._targets.popitem()
             try:
                 target.close()
-            except OSError as error:
+            except (OSError, KvfsError) as error:  # the others are to be taken down all the same
                 failures.append(str(error))
         if failures:
             raise BenchError(f"clean-up: {'; '.join(failures)}")

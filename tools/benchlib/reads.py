@@ -15,7 +15,6 @@ from benchlib.targets import Kvfs
 from benchlib.workloads import FileSet
 
 _MEMORY_PASSES = 4  # over files in memory: one pass would be too short to time
-
 _GENERATOR_BYTES = 256 * MIB
 
 

@@ -4,6 +4,7 @@ A target gives directories to work in, gets cold on demand, and says what its da
 makes lies under one work directory and goes when it is closed, also after an interrupt.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,8 +23,6 @@ _DAEMON_EXIT = 20.0  # s
 
 class Directory:
     """A directory on the machine's own file system; ``name`` is that file system's type, such as ext4."""
-
-    is_memory = False
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
@@ -47,14 +46,8 @@ class Directory:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-class Tmpfs(Directory):
-    is_memory = True
-
-
 class Kvfs:
     """A store in a regular file, mounted with ``kvfs mount`` and the given options."""
-
-    is_memory = False
 
     def __init__(self, name: str, command: Path, work: Path, size: int, options: Sequence[str] = ()) -> None:
         self.name = name
@@ -85,8 +78,7 @@ class Kvfs:
 
     def kill(self) -> None:
         """End the daemon the hard way; the mount that it leaves is cleared with ``kvfs umount``."""
-        for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)
+        self._signal_all()
         self._wait_for_daemon()
         self._run("umount", str(self.root))
 
@@ -118,8 +110,7 @@ class Kvfs:
             print(f"bench: {error}; detaching {self.root}", file=sys.stderr)
             detach = ["umount", "-l"] if system.is_root() else ["fusermount3", "-uz"]
             system.run_command([*detach, str(self.root)], _COMMAND_TIMEOUT)
-            for pid in self.pids():
-                os.kill(pid, signal.SIGKILL)
+            self._signal_all()
         self.store.unlink(missing_ok=True)
         if not system.is_mounted(self.root):
             self.root.rmdir()
@@ -130,6 +121,11 @@ class Kvfs:
         except BenchError as error:  # the log goes with the work directory
             log = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
             raise BenchError(error.message, f"its log ends: {' / '.join(log[-3:])}" if log else "") from None
+
+    def _signal_all(self) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):  # a child that ended with its parent
+                os.kill(pid, signal.SIGKILL)
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _DAEMON_EXIT
