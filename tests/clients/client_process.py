@@ -1,10 +1,13 @@
 """A real client in a process of its own: how its driver is run, what it said, and how it opened its files."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 DRIVERS = Path(__file__).parent / "drivers"
 DRIVER_TIMEOUT = 280  # s; less than a test's time-out, so that the driver's output is seen
+TAIL = 6000  # characters of a failed driver's output
 SOURCES = {"vllm_fs_tier": "vllm", "sglang_hicache_file": "sglang"}  # drivers of clients that are not installed
 # nobody's usage is reported, nothing is looked for on a hub
 OFFLINE = {
@@ -63,63 +67,63 @@ class Clients:
     def __init__(self, environment: Path, home: Path) -> None:
         self.environment = environment
         self.home = home
-        self.strace = _working_strace(home)
+        self.trace = home / "trace"
+        self.strace = _working_strace(self.trace)
 
     def run(self, driver: str, phase: str, directory: Path, **options: Any) -> Answer:
         """Run one phase of a driver in a process of its own; its output is the failure's message when it fails."""
-        trace = self.home / "trace"
-        command = [str(self.environment / "venv/bin/python"), str(DRIVERS / f"{driver}.py"), phase, str(directory)]
-        command.append(json.dumps(options))
+        what = f"{driver} {phase} {options}"
+        python, script = self.environment / "venv/bin/python", DRIVERS / f"{driver}.py"
+        command = [str(python), str(script), phase, str(directory), json.dumps(options)]
         if self.strace:
-            command = [
-                self.strace,
-                "-f",
-                "-qq",
-                "-e",
-                "trace=open,openat",
-                "-e",
-                "signal=none",
-                "-o",
-                str(trace),
-                *command,
-            ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        environment |= OFFLINE | {"HOME": str(self.home), "PYTHONPATH": ""}
+            command = [self.strace, "-f", "-qq", "-etrace=open,openat", "-esignal=none", f"-o{self.trace}", *command]
+        code, output = self._communicate(command, self._variables(driver))
+        if code is None:
+            pytest.fail(f"{what}: no end within {DRIVER_TIMEOUT} s\n{output[-TAIL:]}", pytrace=False)
+        if code != 0:
+            pytest.fail(f"{what}: exit {code}\n{output[-TAIL:]}", pytrace=False)
+        facts = json.loads(output.rstrip().rpartition("\n")[2])
+        return Answer(facts, output, _opens(self.trace, directory) if self.strace else None)
+
+    def _variables(self, driver: str) -> dict[str, str]:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        variables |= OFFLINE | {"HOME": str(self.home)}
         if source := SOURCES.get(driver):
-            environment["PYTHONPATH"] = str(self.environment / "src" / source)
-        try:
-            process = subprocess.run(
+            variables["PYTHONPATH"] = str(self.environment / "src" / source)
+        return variables
+
+    def _communicate(self, command: list[str], variables: dict[str, str]) -> tuple[int | None, str]:
+        """Exit status (None: it had to be killed) and output, of a process group that does not outlive the call.
+
+        Output goes through a file: what strace traced outlives strace when that is killed, and would keep a pipe open.
+        """
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                timeout=DRIVER_TIMEOUT,
-                check=False,
+                stdout=output,
+                stderr=output,
+                env=variables,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired as error:
-            pytest.fail(
-                f"{driver} {phase} {options}: no end within {DRIVER_TIMEOUT} s\n{_tail(error.output)}", pytrace=False
-            )
-        output = process.stdout.decode(errors="replace")
-        if process.returncode != 0:
-            pytest.fail(
-                f"{driver} {phase} {options}: exit {process.returncode}\n{_tail(process.stdout)}", pytrace=False
-            )
-        facts = json.loads(output.rstrip().rpartition("\n")[2])
-        return Answer(facts, output, _opens(trace, directory) if self.strace else None)
+            code: int | None = None
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(DRIVER_TIMEOUT)
+            finally:
+                if process.returncode is None:  # not reaped, so the number is still that of its group
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            output.seek(0)
+            return code, output.read().decode(errors="replace")
 
 
-def _tail(output: bytes | None) -> str:
-    return (output or b"").decode(errors="replace")[-6000:]
-
-
-def _working_strace(home: Path) -> str | None:
+def _working_strace(trace: Path) -> str | None:
     """The command, where it exists and the kernel lets it trace."""
     strace = shutil.which("strace")
     if strace is None:
         return None
-    attempt = subprocess.run([strace, "-o", str(home / "trace"), "true"], capture_output=True, timeout=60, check=False)
+    attempt = subprocess.run([strace, f"-o{trace}", "true"], capture_output=True, timeout=60, check=False)
     return strace if attempt.returncode == 0 else None
 
 

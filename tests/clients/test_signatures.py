@@ -5,6 +5,7 @@ What each does was read from its sources. These tests need nothing but the mount
 
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import stat
@@ -108,7 +109,7 @@ def ofstream_write(path: Path, content: np.ndarray) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for begin in range(0, content.size, MIB):
         part = content[begin : begin + MIB]
-        _exactly(os.write(fd, part), part.size)
+        _exactly(os.write(fd, part.data), part.size)
     os.close(fd)
     os.rename(temporary, path)
 
@@ -129,7 +130,7 @@ def test_llmd_write_and_tail_read(workdir: Path, kvfs_mount: TestMount) -> None:
         size = os.lseek(fd, 0, os.SEEK_END)
         assert size == content.size
         os.lseek(fd, size - 3 * block, os.SEEK_SET)
-        tail = b"".join(iter(lambda fd=fd: os.read(fd, MIB), b""))
+        tail = b"".join(iter(functools.partial(os.read, fd, MIB), b""))
         os.close(fd)
         assert tail == content[-3 * block :].tobytes()
     assert os.listdir(path.parent) == [path.name]
@@ -372,7 +373,7 @@ def test_aibrix(workdir: Path) -> None:
             size = sizes[round_ % len(sizes)]
             temporary = workdir / f"{uuid.uuid4().hex}.tmp"
             with open(temporary, "wb") as file:
-                file.write(page_bytes(size, size))
+                file.write(page_bytes(size, size).data)
             os.replace(temporary, path)
             assert os.path.exists(path)
             assert os.stat(path).st_size == size
