@@ -7,10 +7,11 @@ of many descriptors, and completion is polled. The plugin takes any result of an
 the bytes are compared and nothing else is believed.
 """
 
+import itertools
 import mmap
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from common import KIB, MIB, check, check_bytes, main, page_bytes, wait_until
@@ -25,6 +26,16 @@ POOL_PAGE = 256 * KIB
 OTHER_CONTENT = 1000
 
 
+class Piece(NamedTuple):
+    """One descriptor: ``size`` bytes at ``begin`` in the staging buffer and at ``where`` in the file, of ``seed``."""
+
+    begin: int
+    size: int
+    fd: int
+    where: int
+    seed: int
+
+
 class Agent:
     """One agent with one POSIX backend and one registered staging buffer."""
 
@@ -37,13 +48,13 @@ class Agent:
         self.address = self.buffer.ctypes.data
         self.registered = self.agent.register_memory([(self.address, len(memory), 0, "staging")], "DRAM")
 
-    def transfer(self, operation: str, pieces: list[tuple[int, int, int, int]]) -> None:
-        """``pieces``: (offset in the buffer, length, file descriptor, offset in the file), all in one request."""
-        local = self.agent.get_xfer_descs([(self.address + begin, size, 0) for begin, size, _, _ in pieces], "DRAM")
-        remote = self.agent.get_xfer_descs([(where, size, fd) for _, size, fd, where in pieces], "FILE")
+    def transfer(self, operation: str, pieces: list[Piece]) -> None:
+        """All pieces in one request, as an engine hands over the pages of a prompt."""
+        local = self.agent.get_xfer_descs([(self.address + piece.begin, piece.size, 0) for piece in pieces], "DRAM")
+        remote = self.agent.get_xfer_descs([(piece.where, piece.size, piece.fd) for piece in pieces], "FILE")
         ends: dict[int, int] = {}
-        for _, size, fd, where in pieces:
-            ends[fd] = max(ends.get(fd, 0), where + size)
+        for piece in pieces:
+            ends[piece.fd] = max(ends.get(piece.fd, 0), piece.where + piece.size)
         files = self.agent.register_memory([(0, end, fd, "file") for fd, end in ends.items()], "FILE")
         request = self.agent.initialize_xfer(operation, local, remote, self.agent.name)
         state = self.agent.transfer(request)
@@ -62,41 +73,42 @@ class Agent:
     def open(self, path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | (os.O_DIRECT if self.direct else 0), 0o644)
 
-    def pages(self, directory: Path) -> list[tuple[int, int, int, int]]:
+    def pages(self, directory: Path, seed: int) -> list[Piece]:
         """Every page a file of its own."""
-        pieces, begin = [], 0
-        for number, size in enumerate(SIZES):
-            pieces.append((begin, size, self.open(directory / f"page-{number}.bin"), 0))
-            begin += size
-        return pieces
+        begins = itertools.accumulate(SIZES, initial=0)
+        return [
+            Piece(begin, size, self.open(directory / f"page-{number}.bin"), 0, seed + number)
+            for number, (begin, size) in enumerate(zip(begins, SIZES, strict=False))
+        ]
 
-    def pool(self, directory: Path) -> list[tuple[int, int, int, int]]:
+    def pool(self, directory: Path, seed: int) -> list[Piece]:
         """Every page a slot of one file, in an order that leaves holes while it is written."""
         fd = self.open(directory / "pool.bin")
-        slots = [(number * 37) % POOL_PAGES for number in range(POOL_PAGES)]
-        return [(number * POOL_PAGE, POOL_PAGE, fd, slot * POOL_PAGE) for number, slot in enumerate(slots)]
+        return [
+            Piece(number * POOL_PAGE, POOL_PAGE, fd, (number * 37) % POOL_PAGES * POOL_PAGE, seed + number)
+            for number in range(POOL_PAGES)
+        ]
 
-    def fill(self, pieces: list[tuple[int, int, int, int]], seed: int) -> None:
-        for number, (begin, size, _, _) in enumerate(pieces):
-            self.buffer[begin : begin + size] = page_bytes(seed + number, size)
-
-    def compare(self, pieces: list[tuple[int, int, int, int]], seed: int, what: str) -> None:
-        for number, (begin, size, _, _) in enumerate(pieces):
-            check_bytes(self.buffer[begin : begin + size], seed + number, f"{what}, piece {number}")
-
-    def round_trip(self, pieces: list[tuple[int, int, int, int]], seed: int, what: str) -> None:
-        self.fill(pieces, seed)
+    def write(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self.buffer[piece.begin : piece.begin + piece.size] = page_bytes(piece.seed, piece.size)
         self.transfer("WRITE", pieces)
-        self.read_back(pieces, seed, what)
 
-    def read_back(self, pieces: list[tuple[int, int, int, int]], seed: int, what: str) -> None:
+    def read(self, pieces: list[Piece], what: str) -> None:
+        """Into a buffer that was wiped, every byte compared."""
         self.buffer[:] = 0
         self.transfer("READ", pieces)
-        self.compare(pieces, seed, what)
+        for number, piece in enumerate(pieces):
+            found = self.buffer[piece.begin : piece.begin + piece.size]
+            check_bytes(found, piece.seed, f"{what}, piece {number}")
 
 
-def close_all(pieces: list[tuple[int, int, int, int]]) -> None:
-    for fd in {fd for _, _, fd, _ in pieces}:
+def with_seed(pieces: list[Piece], seed: int) -> list[Piece]:
+    return [piece._replace(seed=seed + number) for number, piece in enumerate(pieces)]
+
+
+def close_all(pieces: list[Piece]) -> None:
+    for fd in {piece.fd for piece in pieces}:
         os.close(fd)
 
 
@@ -105,15 +117,22 @@ def store(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
     agent = Agent(options)
     found = agent.agent.query_memory([(0, 0, 0, str(directory / "page-0.bin"))], "POSIX", "FILE")
     check(found == [None], f"query of a file that nobody wrote: {found}")
-    pages = agent.pages(directory)
-    agent.round_trip(pages, OTHER_CONTENT, "a new file")
-    agent.round_trip(pages, 0, "a file written over")
+    pages = agent.pages(directory, OTHER_CONTENT)
+    agent.write(pages)
+    agent.read(pages, "a new file")
+    pages = with_seed(pages, 0)
+    agent.write(pages)
+    agent.read(pages, "a file written over")
     close_all(pages)
     found = agent.agent.query_memory([(0, 0, 0, str(directory / "page-0.bin"))], "POSIX", "FILE")
     check(found[0] is not None, "query of a file that was written")
-    pool = agent.pool(directory)
-    agent.round_trip(pool, OTHER_CONTENT, "a slot of a new pool")
-    agent.round_trip(pool[::2], 0, "a slot written over")
+
+    pool = agent.pool(directory, OTHER_CONTENT)
+    agent.write(pool)
+    agent.read(pool, "a slot of a new pool")
+    pool[::2] = with_seed(pool[::2], 0)
+    agent.write(pool[::2])
+    agent.read(pool, "a slot of a pool that was half written over")
     close_all(pool)
     sizes = [(directory / f"page-{number}.bin").stat().st_size for number in range(len(SIZES))]
     check(sizes == SIZES, f"sizes of the files are {sizes}, written were {SIZES}")
@@ -123,16 +142,12 @@ def store(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
 def load(directory: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Everything that the first process left."""
     agent = Agent(options)
-    pages = agent.pages(directory)
-    agent.read_back(pages, 0, "a file after the remount")
+    pages = agent.pages(directory, 0)
+    agent.read(pages, "a file after the remount")
     close_all(pages)
-    pool = agent.pool(directory)
-    agent.read_back(pool[::2], 0, "a slot after the remount")
-    agent.buffer[:] = 0
-    agent.transfer("READ", pool[1::2])
-    for number, (begin, size, _, _) in enumerate(pool):
-        if number % 2:
-            check_bytes(agent.buffer[begin : begin + size], OTHER_CONTENT + number, f"slot of piece {number}")
+    pool = agent.pool(directory, OTHER_CONTENT)
+    pool[::2] = with_seed(pool[::2], 0)
+    agent.read(pool, "a slot after the remount")
     close_all(pool)
     return {"pages": len(SIZES)}
 
