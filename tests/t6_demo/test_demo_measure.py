@@ -83,7 +83,7 @@ def test_loaded_is_computed_to_the_bit(results: Results) -> None:
     assert results.is_identical
     assert results.is_first_token_same
     assert results.turn1.pages == 6
-    assert results.cold.startswith("their files' pages dropped")
+    assert results.cold.startswith("the pages dropped from the page cache")
 
 
 def test_a_lost_page_is_an_error(engine: Engine, prompt: list[int]) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,20 @@ def test_a_write_that_fails_leaves_nothing(
 
     monkeypatch.setattr(os, "write", fail_at_the_second)
     with pytest.raises(type(failure)):
+        store.write("k", make_page(1))
+    assert list(store.directory.iterdir()) == []
+
+
+def test_an_interrupt_right_after_the_file_was_made_leaves_nothing(
+    store: PageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_and_be_interrupted(*arguments: Any) -> int:
+        os.close(real_open(*arguments))
+        raise KeyboardInterrupt
+
+    real_open = os.open
+    monkeypatch.setattr(os, "open", open_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
         store.write("k", make_page(1))
     assert list(store.directory.iterdir()) == []
 

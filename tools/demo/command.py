@@ -36,7 +36,7 @@ def demonstrate(
         int,
         typer.Option(min=16, max=1024, help="Per KV page, a multiple of 16. 64 make 1.4 MiB, as 11 of an 8B model."),
     ] = 64,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Loads, each cold and then warm.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Loads, each cold and then warm.")] = 3,
     json: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the figures as JSON; - for standard output.")
     ] = None,

@@ -71,7 +71,7 @@ class KvfsMount:
         with _interrupts_deferred():
             self._umount()
             try:
-                dropped = _drop_all_caches() or _forget([self.store])
+                dropped = _drop_all_caches() or _forget("the store", [self.store])
             finally:
                 self._mount()
         self.cold = f"store unmounted and mounted again, {dropped}"
@@ -136,7 +136,7 @@ class PlainDirectory:
         for page in pages:
             with page.open("rb") as file:
                 os.fsync(file.fileno())
-        self.cold = _drop_all_caches() or _forget(pages)
+        self.cold = _drop_all_caches() or _forget("the pages", pages)
 
 
 @contextmanager
@@ -166,8 +166,11 @@ def _drop_all_caches() -> str:
     return "the kernel's caches dropped"
 
 
-def _forget(files: list[Path]) -> str:
-    """Ask the kernel to drop the clean pages of ``files``; what came of it. Any user may who may open them."""
+def _forget(name: str, files: list[Path]) -> str:
+    """Ask the kernel to forget what it cached of ``files``, which any user may ask who may open them.
+
+    What came of it, in words in which the files are called ``name``.
+    """
     for file in files:
         try:
             fd = os.open(file, os.O_RDONLY)
@@ -177,4 +180,4 @@ def _forget(files: list[Path]) -> str:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
-    return "their files' pages dropped (posix_fadvise; dropping all caches needs root)"
+    return f"{name} dropped from the page cache (posix_fadvise; only root may drop all caches)"

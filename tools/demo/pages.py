@@ -80,8 +80,8 @@ class PageStore:
         """Publish a page: a new temporary file, all bytes, then the rename. Raises OSError."""
         assert page.shape == self.shape, "the name promises this shape"
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 rest = np.ascontiguousarray(page, "<f2").data.cast("B")
                 while rest:
@@ -89,7 +89,9 @@ class PageStore:
             finally:
                 os.close(fd)
             temporary.rename(self.path(key))
-        except BaseException:  # also Ctrl-C: an interrupted write leaves no file behind
+        except FileExistsError:  # not ours
+            raise
+        except BaseException:  # also Ctrl-C, at any point: an interrupted write leaves no file behind
             temporary.unlink(missing_ok=True)
             raise
 

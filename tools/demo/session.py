@@ -125,7 +125,7 @@ def _bars(console: Console) -> Iterator[Callable[[str], Report]]:
 
 
 def _say(console: Console, question: str, answer: str) -> None:
-    console.print(f"[bold]user:[/bold] {question}\n[bold]SmolLM2:[/bold] {escape(answer.strip())}")
+    console.print(f"[bold]user:[/bold] {question}\n[bold]SmolLM2:[/bold] {escape(' '.join(answer.split()))}")
 
 
 def _write_json(target: str | None, results: report.Results) -> None:
