@@ -53,7 +53,8 @@ def inspect(path: str) -> dict[str, Any]:
     "problem": str | None, "superblock": {...} | None}, ...], "best": int | None, "problem": str | None}``.
     ``superblock``: version, compat, ro_compat, incompat, uuid (hex with dashes), label, size, segment_size,
     segments, sequence, epoch, created_ns, clean (bool), owner (JSON text of the last mount, "" if none).
-    ``problem`` at the top is one line, expected and found, when no copy can be used.
+    ``problem`` at the top is one line, expected and found, when the volume cannot be used; ``error`` is the errno that
+    goes with it, 0 when it can.
     Raises OSError only when the device cannot be opened or read.
     """
 
@@ -61,7 +62,9 @@ def check(path: str, verify_data: bool = True, progress: Callable[[int, int], No
     """fsck, read-only: recover in memory, verify every checksum, cross-check names, links and segments.
 
     ``progress(done_bytes, total_bytes)``. Returns ``{"files", "directories", "bytes", "extents", "segments",
-    "log_frames", "clean": bool, "problems": [{"kind", "where", "detail"}...], "problem_count"}``.
+    "segments_used", "log_frames", "clean": bool (closed in order),
+    "problems": [{"kind", "where", "detail"}...], "problem_count"}``;
+    ``files`` counts all that is not a directory.
     Raises OSError like ``Store`` when the volume cannot be opened at all.
     """
 
@@ -139,7 +142,7 @@ class Store:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, token: int) -> int | None:
         """A data call: publishes the file's data before its new name. Result 0."""
     def remember(self, ino: int, count: int = 1) -> None:
-        """Count kernel references that readdirplus hands out (lookup, create, mknod, mkdir, symlink and link count their own)."""
+        """Count kernel references that readdirplus hands out; calls that return an Attr of a name count their own."""
     def forget(self, ino: int, count: int) -> None: ...
     def parent(self, ino: int) -> int:
         """The directory that holds directory ``ino`` ("..")."""

@@ -356,13 +356,11 @@ nb::dict inspect(const std::string& path) {
     const auto copies = device.read_superblocks();
     nb::dict out;
     nb::list list;
-    int best = -1;
+    const auto* newest = store::Device::newest(copies);
+    const int best = newest == nullptr ? -1 : static_cast<int>(newest->copy);
     for (const auto& copy : copies) {
         const bool valid = copy.check.fault == format::Fault::kValid;
         const bool recognised = std::memcmp(copy.sb.magic, format::kSuperblockMagicBytes, sizeof copy.sb.magic) == 0;
-        if (valid && (best < 0 || copy.sb.sequence > copies[static_cast<std::size_t>(best)].sb.sequence)) {
-            best = static_cast<int>(copy.copy);
-        }
         nb::dict entry;
         entry["copy"] = format::copy_name(copy.copy);
         entry["offset"] = copy.offset;

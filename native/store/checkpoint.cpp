@@ -8,15 +8,12 @@
 namespace kvfs::store {
 namespace {
 
-constexpr std::uint64_t kLeastLogBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold of the mutex: well under a millisecond
 
 }  // namespace
 
 bool Checkpoint::is_due() const {
-    const std::uint64_t volume = store_.sb_.segment_count * store_.sb_.segment_size;
-    const std::uint64_t pace = std::min(kLeastLogBytes, volume / 32);
-    return store_.log_bytes_since_checkpoint_ > std::max(pace, store_.sb_.checkpoint_bytes) ||
+    return store_.log_bytes_since_checkpoint_ > store_.log_pace() ||
            store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size();
 }
 

@@ -68,7 +68,7 @@ void Store::cleaner() {
     for (const auto handle : waiters) handle.resume();
 }
 
-// One walk over the inodes for the emptiest few segments. True when anything was moved.
+// One walk over the inodes for the emptiest few segments. False when nothing can be gained, now or soon.
 bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
     const auto usable = segments_.blocks() - 1;
     const auto victims = segments_.victims(kVictims, usable - usable / kLeastGain);
@@ -86,20 +86,21 @@ bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
         });
     }
     bool moved = false;
+    bool busy = false;
     std::optional<SegmentId> lease;
     for (const Move& move : moves) {
         if (stop_ || log_error_ != 0) break;
-        if (move_extent(guard, move.ino, move.logical, move.extent, lease)) moved = true;
+        if (move_extent(guard, move.ino, move.logical, move.extent, lease, &busy)) moved = true;
     }
     segments_.end_lease(lease);
     counters_.cleaned_segments.fetch_add(victims.size(), std::memory_order_relaxed);
     wake_committer();
-    return moved;
+    return moved || busy;
 }
 
-// Blocking: runs on the cleaner thread. True when the file now uses the copy.
+// Blocking: runs on the cleaner thread. True when the file now uses the copy; `busy` when it may another time.
 bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical,
-                        const Extent& extent, std::optional<SegmentId>& lease) {
+                        const Extent& extent, std::optional<SegmentId>& lease, bool* busy) {
     const auto still_there = [&]() -> Inode* {
         Inode* inode = inodes_.find(ino);
         if (inode == nullptr || !inode->is_regular()) return nullptr;
@@ -116,8 +117,11 @@ bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, st
     };
     Inode* inode = still_there();
     if (inode == nullptr) return false;
-    // a write that the device has not finished must not be read
-    if (const auto file = find_file(ino); file && file->in_flight != 0) return false;
+    // writes that the device has not finished keep their segment busy: what they bring must not be read yet
+    if (segments_.at(extent.segment).readers != 0) {
+        *busy = true;
+        return false;
+    }
     std::vector<Granule> plan;
     plan_read(*inode, logical, logical + extent.blocks, plan);
     guard.unlock();
@@ -146,7 +150,7 @@ bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, st
     };
     std::vector<Copy> copies;
     for (std::uint64_t placed = 0; placed < extent.blocks;) {
-        const auto got = segments_.allocate(static_cast<std::uint32_t>(extent.blocks - placed), lease, true);
+        const auto got = segments_.allocate(static_cast<std::uint32_t>(extent.blocks - placed), lease, 0);
         if (!got) {
             rc = -ENOSPC;
             break;

@@ -112,6 +112,7 @@ public:
     }
 
     std::unordered_map<InodeNumber, Xattrs> xattrs;
+    std::uint64_t xattr_bytes = 0;  // ever set since the mount and still there before it, at most: an upper bound
     std::unordered_map<InodeNumber, std::vector<NameId>> extra_names;
 
 private:

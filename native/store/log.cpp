@@ -186,8 +186,9 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
 void Store::committer() {
     std::unique_lock guard(mutex_);
     for (;;) {
-        committer_wake_.wait_for(guard, kCommitInterval,
-                                 [this] { return commit_now_ || stop_ || log_.bytes() > kCommitBytes; });
+        committer_wake_.wait_for(guard, kCommitInterval, [this] {
+            return commit_now_ || stop_ || (log_error_ == 0 && log_.bytes() > kCommitBytes);
+        });
         const bool stopping = stop_;
         // space that only waits for the log to be durable is worth a flush once it is scarce
         const bool scarce = segments_.free_count() <= 2 * segments_.reserve() && segments_.would_collect(lsn_durable_);

@@ -85,6 +85,7 @@ NameId Names::insert(InodeNumber parent, std::string_view name, InodeNumber ino)
     place(shard, h, id);
     ++shard.used;
     ++count_;
+    bytes_ += name.size();
     return id;
 }
 
@@ -108,6 +109,7 @@ void Names::erase(NameId id) {
     shard.ids[hole] = 0;
     --shard.used;
     --count_;
+    bytes_ -= name.length;
     const std::size_t slots = slots_for(name.length);
     name.length = 0;
     name.ino = free_[slots];

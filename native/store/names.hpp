@@ -42,6 +42,8 @@ public:
     // False for a slot that was freed since the id was taken.
     [[nodiscard]] bool is_live(NameId id) const { return at(id).length != 0; }
     [[nodiscard]] std::uint64_t count() const { return count_; }
+    // Of all names' texts.
+    [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
     template <typename Visit>
     void for_each(Visit&& visit) const {
         for (const Shard& shard : shards_) {
@@ -71,6 +73,7 @@ private:
     std::array<NameId, kClasses> free_{};
     std::array<Shard, 256> shards_;
     std::uint64_t count_ = 0;
+    std::uint64_t bytes_ = 0;
 };
 
 }  // namespace kvfs::store

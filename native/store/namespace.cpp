@@ -573,6 +573,7 @@ int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view v
     } else {
         it->second = value;
     }
+    inodes_.xattr_bytes += name.size() + value.size() + 24;
     inode->set(kHasXattrs);
     inode->ctime_ns = now_ns();
     if (inode->has(kLogged)) {

@@ -178,6 +178,7 @@ void Recovery::xattr_set(std::uint64_t ino, std::string_view name, std::string_v
     Inode* inode = store_.inodes_.find(ino);
     if (inode == nullptr) return;
     inode->set(kHasXattrs);
+    store_.inodes_.xattr_bytes += name.size() + value.size() + 24;
     auto& list = store_.inodes_.xattrs[static_cast<InodeNumber>(ino)];
     for (auto& [key, old] : list) {
         if (key == name) {

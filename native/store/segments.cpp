@@ -8,15 +8,20 @@ void Segments::configure(std::uint64_t count, std::uint64_t blocks_per_segment, 
     table_.assign(count, Segment{});
     blocks_ = static_cast<std::uint32_t>(blocks_per_segment);
     epoch_ = epoch;
-    reserve_ = std::max<std::uint64_t>(4, count / 32);
+    least_reserve_ = std::max<std::uint64_t>(4, count / 32);
     // several open segments let writers fill one each, so that a file lies in one piece; few where segments are few
     max_open_ = std::clamp<std::size_t>(count / 16, 1, 16);
 }
 
 std::uint64_t Segments::data_capacity() const {
     // a 32nd stays dead space, so that some segment always has more of it than the cleaner's least (see clean_some)
-    const std::uint64_t taken = reserve_ + std::max<std::uint64_t>(metadata_, 4);
+    const std::uint64_t taken = reserve() + std::max<std::uint64_t>(metadata_, 4);
     return taken >= table_.size() ? 0 : (table_.size() - taken) * (blocks_ - 1) / 32 * 31;
+}
+
+std::uint64_t Segments::reserve() const {
+    const std::uint64_t growth = metadata_expected_ > metadata_ ? metadata_expected_ - metadata_ : 0;
+    return std::max(least_reserve_, growth + 1);
 }
 
 std::optional<SegmentId> Segments::take_free() {
@@ -32,7 +37,8 @@ std::optional<SegmentId> Segments::take_free() {
     return id;
 }
 
-std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional<SegmentId>& lease, bool privileged) {
+std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional<SegmentId>& lease,
+                                             std::uint64_t floor) {
     bool opened = false;
     if (lease && (table_[*lease].state != SegmentState::kOpen || table_[*lease].used == blocks_)) end_lease(lease);
     if (!lease) {
@@ -40,8 +46,8 @@ std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional
         const auto best = std::min_element(open_.begin(), open_.end(), [this](SegmentId a, SegmentId b) {
             return table_[a].leases < table_[b].leases;
         });
-        const bool may_open = free_.size() > (privileged ? 0 : reserve_);
-        const bool comfortable = free_.size() > reserve_ + max_open_;
+        const bool may_open = free_.size() > floor;
+        const bool comfortable = free_.size() > reserve() + max_open_;
         if (best == open_.end() || (table_[*best].leases > 0 && open_.size() < max_open_ && may_open && comfortable)) {
             if (!may_open) return std::nullopt;
             const auto id = take_free();

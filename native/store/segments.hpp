@@ -47,16 +47,21 @@ public:
     [[nodiscard]] std::uint64_t free_count() const { return free_.size(); }
     [[nodiscard]] std::uint64_t metadata_count() const { return metadata_; }
     [[nodiscard]] std::uint64_t live_blocks() const { return live_; }
-    // Segments that data never fills: the log's, the checkpoint's, their successors' and the cleaner's room.
-    [[nodiscard]] std::uint64_t reserve() const { return reserve_; }
+    // Segments that data never fills: room for the cleaner, for the log to grow and for the next checkpoint.
+    [[nodiscard]] std::uint64_t reserve() const;
+    // Bytes that log and checkpoints may come to occupy together, those that they occupy now included.
+    void expect_metadata(std::uint64_t bytes) {
+        metadata_expected_ = bytes / (std::uint64_t{blocks_} * format::kBlock) + 3;
+    }
+    [[nodiscard]] bool has_room_for_metadata() const { return free_.size() + metadata_ >= metadata_expected_; }
     // Blocks that file data may occupy in all.
     [[nodiscard]] std::uint64_t data_capacity() const;
 
     std::uint64_t next_generation() { return epoch_ << 32 | ++generation_counter_; }
 
     // Up to `blocks` in one piece in the segment that `lease` names, or in another one, which then becomes the lease.
-    // Nothing when only the reserve is left and `privileged` is false, or nothing at all is left.
-    std::optional<Allocation> allocate(std::uint32_t blocks, std::optional<SegmentId>& lease, bool privileged);
+    // Nothing when that would leave fewer than `floor` free segments.
+    std::optional<Allocation> allocate(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor);
     void end_lease(std::optional<SegmentId>& lease);
     // One for the log or a checkpoint; its generation is set.
     std::optional<SegmentId> take_for_metadata();
@@ -92,8 +97,9 @@ private:
     std::vector<SegmentId> open_;
     std::vector<SegmentId> candidates_;  // sealed with nothing live: waiting for readers or for the log
     std::uint32_t blocks_ = 0;
-    std::uint64_t reserve_ = 0;
+    std::uint64_t least_reserve_ = 0;
     std::uint64_t metadata_ = 0;
+    std::uint64_t metadata_expected_ = 0;
     std::uint64_t live_ = 0;
     std::size_t untrimmed_ = 0;  // of the free ones
     std::uint64_t epoch_ = 0;

@@ -53,6 +53,7 @@ Store::Store(const std::string& path, const Options& options) {
         recovered_frames_ = recovery.frames();
         recovery_ns_ = static_cast<std::uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - started).count());
+        has_metadata_space();
         if (!options.exclusive) return;  // a checker looks at what was recovered and does its own reading
 
         const std::size_t buffers = options.buffer_bytes != 0 ? options.buffer_bytes : kDefaultBuffers;
@@ -225,7 +226,20 @@ bool Store::has_space(std::uint64_t blocks) {
     return segments_.live_blocks() + reserved_blocks_ + blocks <= segments_.data_capacity();
 }
 
-bool Store::has_metadata_space() { return segments_.free_count() > 2 || log_.bytes() < (1U << 20); }
+// The log may grow to this many bytes before a checkpoint makes it short again.
+std::uint64_t Store::log_pace() const {
+    constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
+    return std::max(std::min(kMost, sb_.segment_count * sb_.segment_size / 32), sb_.checkpoint_bytes);
+}
+
+// Names cost log and checkpoint space, which data must not have taken when they need it: the reserve grows with
+// them, and where it cannot grow any more there are no further names.
+bool Store::has_metadata_space() {
+    constexpr std::uint64_t kInodeBytes = 200;  // an inode's record with one extent, and its name's without the text
+    const std::uint64_t checkpoint = (inodes_.count() + 1) * kInodeBytes + names_.bytes() + inodes_.xattr_bytes;
+    segments_.expect_metadata(2 * checkpoint + std::max(log_pace(), checkpoint) + log_.bytes());
+    return segments_.has_room_for_metadata();
+}
 
 Store::Space Store::space() {
     const std::lock_guard guard(mutex_);

@@ -205,6 +205,7 @@ private:
                       std::uint32_t flags);
     int check_writable(std::string_view name) const;
     bool has_metadata_space();
+    std::uint64_t log_pace() const;
 
     // files with state (the mutex is held)
     std::shared_ptr<File> file_of(InodeNumber ino);  // makes one
@@ -253,7 +254,7 @@ private:
     bool clean_some(std::unique_lock<std::mutex>& guard);
     bool trim_one(std::unique_lock<std::mutex>& guard);
     bool move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical, const Extent& extent,
-                     std::optional<SegmentId>& lease);
+                     std::optional<SegmentId>& lease, bool* busy);
 
     int fd_ = -1;
     bool block_device_ = false;

@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <ctime>
+#include <thread>
 
 #include "store/store.hpp"
 
@@ -36,8 +38,11 @@ Device::Device(const std::string& path, bool writable) : path_(path) {
         fail(EINVAL,
              path + ": its file system does not support O_DIRECT, which a kvfs store needs; choose another place");
     }
-    if (fd_ < 0 && errno == EBUSY)
+    if (fd_ < 0 && errno == EBUSY) {
+        // another kvfs says who it is; anything else only says that it is there
+        Device(path, false).lock(false);
         fail(EBUSY, path + ": the kernel is using this device (mounted or part of another one)");
+    }
     if (fd_ < 0) fail(errno, path + ": " + errno_text(errno));
     if (block_device_) {
         if (ioctl(fd_, BLKGETSIZE64, &size_) != 0) {
@@ -66,7 +71,14 @@ int Device::release() {
 }
 
 void Device::lock(bool exclusive) {
-    if (flock(fd_, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0) return;
+    // the kernel lets go of a killed process's ring, and with it of the file, a moment after the process is gone; and
+    // udev holds a device's lock for moments: only a lock that stays is somebody's mount
+    constexpr int kAttempts = 40;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        if (flock(fd_, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0) return;
+        if (errno != EWOULDBLOCK) break;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
     if (errno != EWOULDBLOCK) fail(errno, path_ + ": cannot lock it: " + errno_text(errno));
     std::string holder;
     const auto copies = read_superblocks();
@@ -133,13 +145,19 @@ std::string Device::explain(const std::array<Copy, 3>& copies, int& error) const
     return path_ + ": not a kvfs volume: superblock A at byte 0: " + copies[0].check.problem;
 }
 
-format::Superblock Device::choose_superblock() {
-    const auto copies = read_superblocks();
+// A newer kvfs may have left an old copy behind: its newest word counts, and that one cannot be understood here.
+const Device::Copy* Device::newest(const std::array<Copy, 3>& copies) {
     const Copy* best = nullptr;
     for (const Copy& copy : copies) {
-        if (copy.check.fault != format::Fault::kValid) continue;
+        if (copy.check.fault != format::Fault::kValid && copy.check.fault != format::Fault::kTooNew) continue;
         if (best == nullptr || copy.sb.sequence > best->sb.sequence) best = &copy;
     }
+    return best != nullptr && best->check.fault == format::Fault::kValid ? best : nullptr;
+}
+
+format::Superblock Device::choose_superblock() {
+    const auto copies = read_superblocks();
+    const Copy* best = newest(copies);
     if (best == nullptr) {
         int error = 0;
         const std::string text = explain(copies, error);

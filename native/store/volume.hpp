@@ -29,7 +29,9 @@ public:
     };
     // The three places; the end copy is looked for where A or B say the volume ends, else at the device's end.
     std::array<Copy, 3> read_superblocks();
-    // The newest valid one. OpenError: EMEDIUMTYPE, EUCLEAN, EPROTONOSUPPORT with which copy, expected and found.
+    // The newest one; null when there is none, or when it is one that this version cannot read.
+    static const Copy* newest(const std::array<Copy, 3>& copies);
+    // The same, or OpenError: EMEDIUMTYPE, EUCLEAN, EPROTONOSUPPORT with which copy, expected and found.
     format::Superblock choose_superblock();
     // One line on why no copy can be used; `error` gets the errno.
     std::string explain(const std::array<Copy, 3>& copies, int& error) const;

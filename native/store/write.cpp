@@ -347,7 +347,10 @@ Async<int> Store::submit_tail(File& file) {
     for (std::uint64_t placed = 0; placed < blocks;) {
         {
             const std::lock_guard guard(mutex_);
-            const auto got = segments_.allocate(static_cast<std::uint32_t>(blocks - placed), file.lease, false);
+            // this space was promised when the bytes were taken: once cleaning is at its end, the reserve keeps the
+            // promise
+            const std::uint64_t floor = cleaner_stuck_ ? 2 : segments_.reserve();
+            const auto got = segments_.allocate(static_cast<std::uint32_t>(blocks - placed), file.lease, floor);
             if (got) {
                 if (got->opened) {
                     ++headers_in_flight_;
