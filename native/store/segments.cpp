@@ -24,6 +24,11 @@ std::uint64_t Segments::reserve() const {
     return std::max(least_reserve_, growth + 1);
 }
 
+bool Segments::has_room_for_metadata() const {
+    const std::uint64_t data = live_ * 32 / 31 / (blocks_ - 1) + 1;
+    return data + metadata_expected_ + 1 <= table_.size();
+}
+
 std::optional<SegmentId> Segments::take_free() {
     if (free_.empty()) return std::nullopt;
     const SegmentId id = free_.front();

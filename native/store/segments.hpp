@@ -53,7 +53,8 @@ public:
     void expect_metadata(std::uint64_t bytes) {
         metadata_expected_ = bytes / (std::uint64_t{blocks_} * format::kBlock) + 3;
     }
-    [[nodiscard]] bool has_room_for_metadata() const { return free_.size() + metadata_ >= metadata_expected_; }
+    // That many fit beside the live data, however it is spread now: cleaning brings it together.
+    [[nodiscard]] bool has_room_for_metadata() const;
     // Blocks that file data may occupy in all.
     [[nodiscard]] std::uint64_t data_capacity() const;
 
