@@ -3,7 +3,8 @@
 The bounds are the requirements of DESIGN 4 (160 B of memory per file with a 64-character name) and of the
 first release (recovery under 5 s, ``ls`` of 100,000 names under 2 s); the figures are printed, so run with ``-s``.
 
-Memory is VmRSS of the daemon, measured when its pools are warm and the store is empty, then with the files in it.
+Memory is VmRSS of the daemon, measured when its pools are warm and the store is empty, then with the files in it;
+after the recovery it is compared with a fresh mount, whose pools are as cold.
 """
 
 import os
@@ -99,34 +100,38 @@ def check_sample(root: Path, count: int) -> None:
         assert (root / f"d{index % DIRECTORIES}" / file_name(index)).read_bytes() == page(index)
 
 
+def seconds_to_list(directory: Path, expected: int) -> float:
+    begin = time.monotonic()
+    listed = subprocess.run(["ls", directory], stdout=subprocess.PIPE, check=True, timeout=120).stdout
+    seconds = time.monotonic() - begin
+    assert listed.count(b"\n") == expected
+    return seconds
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.expects_log("recover|clean")
 @pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=pytest.mark.ci)])
 def test_memory_recovery_and_listing(mount: KvfsMount, count: int) -> None:
+    """Everything is measured and printed before the first bound is asserted: a run takes minutes."""
+    fresh = resident_bytes(mount.pid)
     warm_up(mount.path)
     empty = resident_bytes(mount.pid)
     rate = fill(mount.path, count)
     per_file = (resident_bytes(mount.pid) - empty) / count
-    print(f"\n{count} files of {PAGE} B: {rate:.0f} files/s")
-    print(f"empty mount {empty / 2**20:.1f} MiB resident, {per_file:.1f} B per file")
-    assert per_file <= BYTES_PER_FILE + HEAP_NOISE / count
     check_sample(mount.path, count)
-
     recovery = mount.kill9()
-    recovered = (resident_bytes(mount.pid) - empty) / count
-    print(f"recovery after a kill: {recovery:.2f} s; {recovered:.1f} B per file beyond the empty mount")
-    assert recovered <= BYTES_PER_FILE + HEAP_NOISE / count
+    recovered = (resident_bytes(mount.pid) - fresh) / count
     check_sample(mount.path, count)
     assert sum(len(os.listdir(mount / f"d{number}")) for number in range(DIRECTORIES)) == count
-    if count < 1_000_000:
-        return
-
-    assert recovery < RECOVERY_SECONDS
     mount.remount(drop_caches=os.geteuid() == 0)
-    begin = time.monotonic()
-    listed = subprocess.run(["ls", mount / "d0"], stdout=subprocess.PIPE, check=True, timeout=120).stdout
-    seconds = time.monotonic() - begin
-    print(f"ls of {count // DIRECTORIES} names: {seconds:.2f} s")
-    assert listed.count(b"\n") == count // DIRECTORIES
-    assert seconds < LISTING_SECONDS
+    listing = seconds_to_list(mount / "d0", count // DIRECTORIES)
+
+    print(f"\n{count} files of {PAGE} B: {rate:.0f} files/s; {empty / 2**20:.1f} MiB resident when empty")
+    print(f"memory per file: {per_file:.1f} B, after recovery {recovered:.1f} B")
+    print(f"recovery after a kill: {recovery:.2f} s; ls of {count // DIRECTORIES} names: {listing:.2f} s")
+    assert per_file <= BYTES_PER_FILE + HEAP_NOISE / count
+    assert recovered <= BYTES_PER_FILE + HEAP_NOISE / count
+    if count == 1_000_000:
+        assert recovery < RECOVERY_SECONDS
+        assert listing < LISTING_SECONDS
