@@ -73,7 +73,9 @@ def mount(
 
 @app.command()
 def umount(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Also of a mount whose daemon was killed.")],
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="MOUNTPOINT", help="Also of a mount whose daemon was killed.", parser=Path)
+    ],  # the parser, because typer's own for paths asks stat, which hangs in a mount that hangs
     lazy: Annotated[
         bool, typer.Option("-l", "--lazy", help="Detach it now, although it is in use, and don't wait.")
     ] = False,

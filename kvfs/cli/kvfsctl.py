@@ -84,7 +84,7 @@ def fsck(
 
 @app.command()
 def status(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],
     json: Json = False,
 ) -> None:
     """Show the counters of a mount."""

@@ -4,6 +4,8 @@ Everything that can be refused without touching the store is refused before the 
 made, when it has to be, by the daemon: native code may start threads, and those do not survive a fork.
 """
 
+import contextlib
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvfs import paths
-from kvfs.cli.mounts import mount_at
+from kvfs.cli.mounts import FSTYPE, mount_at, resolve_mountpoint
 from kvfs.cli.options import FstabOptions
 from kvfs.cli.probes import fuse
 from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, UsageError, VolumeError
@@ -50,7 +52,7 @@ def plan(
             f"expected one store, found {len(stores)}: {', '.join(stores)}",
             "stores of several namespaces come with NVMe-oF support (part 4); name one",
         )
-    target = paths.require_text(Path(os.path.realpath(mountpoint)))
+    target = paths.require_text(resolve_mountpoint(Path(mountpoint)))
     store = paths.require_text(Path(os.path.realpath(stores[0]))) if stores else paths.default_store()
     if allow_other is None:
         allow_other = fstab.allow_other if fstab.allow_other is not None else os.geteuid() == 0
@@ -107,8 +109,15 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
         )
     except BaseException:
         if is_new and not answered:
-            request.store.unlink()
+            _remove_unused(request.store)
         raise
+
+
+def _remove_unused(store: Path) -> None:
+    """Remove ``store`` unless another mount took it in the meantime: whoever uses a store has it locked."""
+    with store.open("rb") as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        store.unlink()
 
 
 def _check_mountpoint(path: Path) -> None:
@@ -116,7 +125,7 @@ def _check_mountpoint(path: Path) -> None:
     if found is not None:
         raise MountInUse(
             f"{path}: expected a free directory, found {found.source} ({found.fstype}) mounted on it",
-            f"run `kvfs umount {path}` first" if found.fstype == "fuse.kvfs" else "choose another directory",
+            f"run `kvfs umount {path}` first" if found.fstype == FSTYPE else "choose another directory",
         )
     try:
         mode = path.stat().st_mode

@@ -14,6 +14,7 @@ from pathlib import Path
 from kvfs.errors import NotMounted
 
 FSTYPE = "fuse.kvfs"
+_MOST_LINKS = 40  # that the kernel follows
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -42,8 +43,22 @@ def mount_table() -> list[Mount]:
 
 def mount_at(path: Path) -> Mount | None:
     """What is mounted on ``path`` itself, the topmost of several."""
-    wanted = {_resolve_parent(path), Path(os.path.realpath(path))}
-    return next((mount for mount in reversed(mount_table()) if mount.mountpoint in wanted), None)
+    wanted = resolve_mountpoint(path)
+    return next((mount for mount in reversed(mount_table()) if mount.mountpoint == wanted), None)
+
+
+def resolve_mountpoint(path: Path) -> Path:
+    """``path`` absolute, symlinks followed, like realpath; but what it is a mountpoint of is not looked at."""
+    mountpoints = {mount.mountpoint for mount in mount_table()}
+    for _ in range(_MOST_LINKS):
+        absolute = path.absolute()
+        if absolute.name == "..":
+            return Path(os.path.realpath(absolute))
+        path = Path(os.path.realpath(absolute.parent)) / absolute.name
+        if path in mountpoints or not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return path
 
 
 def kvfs_mount_at(path: Path) -> Mount:
@@ -121,12 +136,6 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except OSError:
         return ""
-
-
-def _resolve_parent(path: Path) -> Path:
-    """``path`` with the symlinks above its last component resolved; the last one may be a dead mount."""
-    absolute = path.absolute()
-    return Path(os.path.realpath(absolute.parent)) / absolute.name
 
 
 def _decode(text: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvfs.cli.mounts import mount_table
+from kvfs.paths import default_log
 
 BINARIES = Path(sys.executable).parent
 NOBODY = 65534
@@ -116,11 +117,14 @@ class Place:
             device.chmod(mode)
 
     def clear(self) -> None:
-        """Detach every mount below this directory; the table is read, as a walk could hang in a dead mount."""
+        """Detach every mount below this directory, which a walk could hang in; remove what was made, and logs."""
         for mount in reversed(mount_table()):
             if mount.mountpoint.is_relative_to(self.root):
                 subprocess.run(["umount", "-l", mount.mountpoint], timeout=60, check=True)
         shutil.rmtree(self.root)
+        log = default_log(self.root)
+        for left in log.parent.glob(f"{log.stem}*"):
+            left.unlink()
 
 
 def _text(output: bytes) -> str:

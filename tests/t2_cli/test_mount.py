@@ -114,6 +114,25 @@ def test_a_mountpoint_by_symlink_and_relative_path(place: Place) -> None:
     assert not is_mounted(place.mountpoint)
 
 
+def test_of_two_mounts_of_a_new_store_one_wins(place: Place) -> None:
+    """And the loser does not remove what the winner uses."""
+    second = place.root / "mnt2"
+    second.mkdir()
+    command = ("kvfs", "mount", "--size", "64M", "--log", place.log, place.store)
+    for round_number in range(3):
+        both = [place.start(*command, mountpoint) for mountpoint in (place.mountpoint, second)]
+        errors = [process.communicate(timeout=60)[1] for process in both]
+        statuses = [process.returncode for process in both]
+        assert sorted(statuses) == [0, 1], (round_number, errors)
+        assert place.store.exists()
+        assert errors[statuses.index(1)].count(b"\n") == 1
+        winner = (place.mountpoint, second)[statuses.index(0)]
+        (winner / "page").write_bytes(PAGE)
+        assert place.run("kvfs", "umount", winner).status == 0
+        assert place.run("kvfsctl", "fsck", place.store).status == 0
+        place.store.unlink()
+
+
 @pytest.mark.parametrize("option", [("--read-only",), ("-o", "ro")])
 def test_read_only(place: Place, option: tuple[str, ...]) -> None:
     place.format()
@@ -239,6 +258,9 @@ def test_a_daemon_that_takes_too_long(place: Place) -> None:
     pid = daemon(place)
     os.kill(pid, signal.SIGSTOP)
     try:
+        # neither looks into the mount, which would hang; by symlink just as little
+        (place.root / "link").symlink_to(place.mountpoint)
+        place.run("kvfs", "mount", place.store, place.root / "link").says("expected a free directory")
         done = place.run("kvfs", "umount", "--timeout", "0.2", place.mountpoint)
     finally:
         os.kill(pid, signal.SIGCONT)
