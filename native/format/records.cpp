@@ -141,9 +141,9 @@ void RecordWriter::end(std::size_t start) {
     ++count_;
 }
 
-void RecordWriter::clear() {
-    bytes_.clear();
+std::string RecordWriter::release() {
     count_ = 0;
+    return std::exchange(bytes_, {});
 }
 
 void RecordWriter::drop_front(std::size_t bytes, std::uint32_t records) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "format/format.hpp"
@@ -36,7 +37,8 @@ public:
     [[nodiscard]] const std::string& bytes() const { return bytes_; }
     [[nodiscard]] std::uint32_t count() const { return count_; }
     [[nodiscard]] bool empty() const { return count_ == 0; }
-    void clear();
+    // Hands the bytes over and starts anew, without keeping their memory.
+    std::string release();
     // Forgets the first `bytes` bytes, which hold `records` whole records.
     void drop_front(std::size_t bytes, std::uint32_t records);
 

@@ -379,9 +379,7 @@ nb::dict inspect(const std::string& path) {
         out["problem"] = device.explain(copies, error);
         out["error"] = error;
     } else if (copies[static_cast<std::size_t>(best)].sb.size > device.size()) {
-        out["problem"] = path + ": truncated: expected " +
-                         std::to_string(copies[static_cast<std::size_t>(best)].sb.size) + " bytes, found " +
-                         std::to_string(device.size());
+        out["problem"] = device.truncated(copies[static_cast<std::size_t>(best)]);
         out["error"] = EUCLEAN;
     }
     return out;

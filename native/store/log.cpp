@@ -1,5 +1,7 @@
 #include "store/log.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -36,8 +38,7 @@ LogBuffer::Chunk LogBuffer::take(std::size_t limit) {
     chunk.lsn = appended_ - (ends_.size() - n);
     chunk.last = n == ends_.size();
     if (chunk.last) {
-        chunk.payload = writer_.bytes();
-        writer_.clear();
+        chunk.payload = writer_.release();
         ends_.clear();
         return chunk;
     }
@@ -185,11 +186,13 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
 
 void Store::committer() {
     std::unique_lock guard(mutex_);
+    bool trim_due = true;
     for (;;) {
         committer_wake_.wait_for(guard, kCommitInterval, [this] {
             return commit_now_ || stop_ || (log_error_ == 0 && log_.bytes() > kCommitBytes);
         });
         const bool stopping = stop_;
+        const bool idle = log_.empty() && !stopping;
         // space that only waits for the log to be durable is worth a flush once it is scarce
         const bool scarce = segments_.free_count() <= 2 * segments_.reserve() && segments_.would_collect(lsn_durable_);
         const bool sync_after = std::exchange(commit_now_, false) || scarce || stopping;
@@ -204,6 +207,14 @@ void Store::committer() {
             segments_.collect(lsn_durable_);
         }
         if (stopping && (log_.empty() || log_error_ != 0)) return;
+        // what a burst of frames and requests leaves in the allocator's hands goes back once it is over: memory per
+        // file is a promise, and the allocator keeps what it once had
+        if (idle && trim_due) {
+            guard.unlock();
+            malloc_trim(0);
+            guard.lock();
+        }
+        trim_due = !idle;
     }
 }
 

@@ -15,7 +15,8 @@ void Segments::configure(std::uint64_t count, std::uint64_t blocks_per_segment, 
 
 std::uint64_t Segments::data_capacity() const {
     // a 32nd stays dead space, so that some segment always has more of it than the cleaner's least (see clean_some)
-    const std::uint64_t taken = reserve() + std::max<std::uint64_t>(metadata_, 4);
+    // what metadata may need, not what it happens to occupy now: statfs must not move when a checkpoint comes or goes
+    const std::uint64_t taken = least_reserve_ + std::max<std::uint64_t>(metadata_expected_, 4);
     return taken >= table_.size() ? 0 : (table_.size() - taken) * (blocks_ - 1) / 32 * 31;
 }
 

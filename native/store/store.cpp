@@ -237,7 +237,7 @@ std::uint64_t Store::log_pace() const {
 bool Store::has_metadata_space() {
     constexpr std::uint64_t kInodeBytes = 200;  // an inode's record with one extent, and its name's without the text
     const std::uint64_t checkpoint = (inodes_.count() + 1) * kInodeBytes + names_.bytes() + inodes_.xattr_bytes;
-    segments_.expect_metadata(2 * checkpoint + std::max(log_pace(), checkpoint) + log_.bytes());
+    segments_.expect_metadata(2 * checkpoint + std::max(log_pace(), checkpoint));
     return segments_.has_room_for_metadata();
 }
 

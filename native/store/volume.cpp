@@ -145,6 +145,12 @@ std::string Device::explain(const std::array<Copy, 3>& copies, int& error) const
     return path_ + ": not a kvfs volume: superblock A at byte 0: " + copies[0].check.problem;
 }
 
+std::string Device::truncated(const Copy& copy) const {
+    return path_ + ": truncated: superblock " + format::copy_name(copy.copy) + " at byte " +
+           std::to_string(copy.offset) + ": expected " + std::to_string(copy.sb.size) + " bytes, found " +
+           std::to_string(size_);
+}
+
 // A newer kvfs may have left an old copy behind: its newest word counts, and that one cannot be understood here.
 const Device::Copy* Device::newest(const std::array<Copy, 3>& copies) {
     const Copy* best = nullptr;
@@ -163,10 +169,7 @@ format::Superblock Device::choose_superblock() {
         const std::string text = explain(copies, error);
         fail(error, text);
     }
-    if (best->sb.size > size_) {
-        fail(EUCLEAN, path_ + ": truncated: expected " + std::to_string(best->sb.size) + " bytes, found " +
-                          std::to_string(size_));
-    }
+    if (best->sb.size > size_) fail(EUCLEAN, truncated(*best));
     return best->sb;
 }
 

@@ -36,6 +36,9 @@ public:
     // One line on why no copy can be used; `error` gets the errno.
     std::string explain(const std::array<Copy, 3>& copies, int& error) const;
 
+    // One line for a volume that is larger than what holds it.
+    [[nodiscard]] std::string truncated(const Copy& copy) const;
+
     [[nodiscard]] std::uint64_t size() const { return size_; }
     [[nodiscard]] bool is_block_device() const { return block_device_; }
     [[nodiscard]] int fd() const { return fd_; }
