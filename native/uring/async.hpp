@@ -71,7 +71,7 @@ struct Detached {
 // Runs the task; `done(result)` is called on whichever thread finishes it, perhaps before this returns.
 template <typename T, typename Done>
 Detached detach(Async<T> task, Done done) {
-    T result = co_await task;
+    T result = co_await std::move(task);
     done(std::move(result));
 }
 
