@@ -54,7 +54,7 @@ void Names::place(Shard& shard, std::uint64_t hash, NameId id) {
 
 void Names::grow(Shard& shard) {
     const std::vector<NameId> old = std::move(shard.ids);
-    const std::size_t size = old.empty() ? kFirstSlots : old.size() + old.size() / 4;
+    const std::size_t size = old.empty() ? kFirstSlots : old.size() + old.size() / 8;
     shard.ids.assign(size, 0);
     std::vector<std::uint8_t>(size, 0).swap(shard.tags);
     for (const NameId id : old) {

@@ -1,7 +1,7 @@
 // Every name of the volume: an arena of (parent, inode, name) and a hash index over it.
 //
 // A name is 13 bytes and its text, in slots of a multiple of 8 bytes; a NameId is the slot's place in the arena. The
-// index is 256 shards of open addressing (id and an 8-bit tag per slot: 5 bytes), each grown by a quarter when 7/8
+// index is 256 shards of open addressing (id and an 8-bit tag per slot: 5 bytes), each grown by an eighth when 7/8
 // full, so that no single insert rehashes more than a 256th of all names and the slack stays small.
 #pragma once
 

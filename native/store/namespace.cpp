@@ -67,9 +67,9 @@ NameId Store::add_name(InodeNumber parent, std::string_view name, InodeNumber in
     const NameId id = names_.insert(parent, name, ino);
     if (id == 0) return 0;
     Directory& dir = *inodes_.find(parent)->directory;
-    // grown by an eighth, not doubled: the slack is part of the memory each file may cost
+    // grown by a sixteenth, not doubled: the slack is part of the memory each file may cost
     if (dir.children.size() == dir.children.capacity()) {
-        dir.children.reserve(dir.children.size() + dir.children.size() / 8 + 4);
+        dir.children.reserve(dir.children.size() + dir.children.size() / 16 + 4);
     }
     names_.at(id).position = static_cast<std::uint32_t>(dir.children.size());
     dir.children.push_back(id);
