@@ -314,13 +314,19 @@ int Store::link(std::uint64_t ino, std::uint64_t parent, std::string_view name, 
     return 0;
 }
 
-int Store::unlink(std::uint64_t parent, std::string_view name, std::uint64_t& ino) {
-    const std::lock_guard guard(mutex_);
+// What unlink and rmdir ask before they ask what it is.
+int Store::find_to_remove(std::uint64_t parent, std::string_view name, NameId& id) {
     if (const int rc = check_writable(name); rc != 0) return rc;
     int error = 0;
     if (directory(parent, error) == nullptr) return error;
-    const NameId id = names_.find(static_cast<InodeNumber>(parent), name);
-    if (id == 0) return -ENOENT;
+    id = names_.find(static_cast<InodeNumber>(parent), name);
+    return id == 0 ? -ENOENT : 0;
+}
+
+int Store::unlink(std::uint64_t parent, std::string_view name, std::uint64_t& ino) {
+    const std::lock_guard guard(mutex_);
+    NameId id = 0;
+    if (const int rc = find_to_remove(parent, name, id); rc != 0) return rc;
     const InodeNumber victim = names_.at(id).ino;
     if (inodes_.find(victim)->is_directory()) return -EISDIR;
     const std::int64_t now = now_ns();
@@ -335,11 +341,8 @@ int Store::unlink(std::uint64_t parent, std::string_view name, std::uint64_t& in
 
 int Store::rmdir(std::uint64_t parent, std::string_view name, std::uint64_t& ino) {
     const std::lock_guard guard(mutex_);
-    if (const int rc = check_writable(name); rc != 0) return rc;
-    int error = 0;
-    if (directory(parent, error) == nullptr) return error;
-    const NameId id = names_.find(static_cast<InodeNumber>(parent), name);
-    if (id == 0) return -ENOENT;
+    NameId id = 0;
+    if (const int rc = find_to_remove(parent, name, id); rc != 0) return rc;
     const InodeNumber victim = names_.at(id).ino;
     const Inode& inode = *inodes_.find(victim);
     if (!inode.is_directory()) return -ENOTDIR;

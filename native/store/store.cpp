@@ -53,7 +53,7 @@ Store::Store(const std::string& path, const Options& options) {
         recovered_frames_ = recovery.frames();
         recovery_ns_ = static_cast<std::uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - started).count());
-        has_metadata_space();
+        expect_metadata();
         if (!options.exclusive) return;  // a checker looks at what was recovered and does its own reading
 
         const std::size_t buffers = options.buffer_bytes != 0 ? options.buffer_bytes : kDefaultBuffers;
@@ -234,10 +234,14 @@ std::uint64_t Store::log_pace() const {
 
 // Names cost log and checkpoint space, which data must not have taken when they need it: the reserve grows with
 // them, and where it cannot grow any more there are no further names.
-bool Store::has_metadata_space() {
+void Store::expect_metadata() {
     constexpr std::uint64_t kInodeBytes = 200;  // an inode's record with one extent, and its name's without the text
     const std::uint64_t checkpoint = (inodes_.count() + 1) * kInodeBytes + names_.bytes() + inodes_.xattr_bytes;
     segments_.expect_metadata(2 * checkpoint + std::max(log_pace(), checkpoint));
+}
+
+bool Store::has_metadata_space() {
+    expect_metadata();
     return segments_.has_room_for_metadata();
 }
 

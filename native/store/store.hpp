@@ -204,6 +204,8 @@ private:
     int rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent, std::string_view new_name,
                       std::uint32_t flags);
     int check_writable(std::string_view name) const;
+    int find_to_remove(std::uint64_t parent, std::string_view name, NameId& id);
+    void expect_metadata();
     bool has_metadata_space();
     std::uint64_t log_pace() const;
 
