@@ -473,6 +473,7 @@ void Store::free_if_unused(InodeNumber ino) {
         }
     }
     touched_directories_.erase(ino);
+    if (inode_hook_) inode_hook_(ino);
     inodes_.release(ino);
 }
 

@@ -59,6 +59,7 @@ void Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byt
     const std::uint64_t found =
         checksum_({data, granule.blocks * kBlock}, granule.segment, granule.generation, granule.block);
     const std::lock_guard guard(mutex_);
+    if (inode_hook_) inode_hook_(ino);
     Inode* inode = inodes_.find(ino);
     std::string name = "(unlinked)";
     if (inode != nullptr && inode->nlink != 0) name = names_.at(inode->name).view();
@@ -149,37 +150,53 @@ Async<int> Store::read_granules(InodeNumber ino, std::vector<Granule> plan, std:
     co_return rc;
 }
 
-Async<Store::ReadOutcome> Store::read(std::uint64_t ino, std::uint64_t offset, std::size_t size) {
-    std::vector<Granule> plan;
+// The plan for bytes [offset, offset + size) of the file as far as it goes; `end` is where that is. Bytes that are on
+// their way to the device arrive first, then they are read like any others. The plan is pinned.
+Async<int> Store::plan_settled(InodeNumber ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end,
+                               std::vector<Granule>& out) {
     std::shared_ptr<File> file;
-    std::uint64_t end = 0;
-    ReadOutcome outcome;
     const auto plan_now = [&]() -> int {
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr) return -ENOENT;
         if (!inode->is_regular()) return inode->is_directory() ? -EISDIR : -EINVAL;
         end = std::min<std::uint64_t>(inode->size, offset + size);
-        if (offset < end) plan_read(*inode, offset / kBlock, (end + kBlock - 1) / kBlock, plan);
+        if (offset < end) plan_read(*inode, offset / kBlock, (end + kBlock - 1) / kBlock, out);
         return 0;
     };
     {
         const std::lock_guard guard(mutex_);
-        file = find_file(static_cast<InodeNumber>(ino));
-        if (file && !file->tail && file->in_flight == 0) file.reset();
-        if (!file) outcome.error = plan_now();
+        file = find_file(ino);
+        if (!file || (!file->tail && file->in_flight == 0)) co_return plan_now();
     }
-    if (file) {
-        // bytes are on their way to the device: let them arrive, then read like anybody else
-        co_await file->lock.lock();
-        outcome.error = co_await submit_tail(*file);
-        const int idle = co_await wait_idle(*file);
-        if (outcome.error == 0) outcome.error = idle;
-        if (outcome.error == 0) {
-            const std::lock_guard guard(mutex_);
-            outcome.error = plan_now();
-        }
-        file->lock.unlock();
+    co_await file->lock.lock();
+    int rc = co_await submit_tail(*file);
+    const int idle = co_await wait_idle(*file);
+    if (rc == 0) rc = idle;
+    if (rc == 0) {
+        const std::lock_guard guard(mutex_);
+        rc = plan_now();
     }
+    file->lock.unlock();
+    co_return rc;
+}
+
+// Brings blocks [from, to), of which the plan covers what is mapped, into `out`: verified, zeros where there is
+// nothing.
+Async<int> Store::fill(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::uint64_t to,
+                       std::byte* out) {
+    std::uint64_t covered = 0;
+    for (const Granule& granule : plan) covered += granule.wanted;
+    if (covered < to - from) std::memset(out, 0, (to - from) * kBlock);
+    if (plan.empty()) co_return 0;
+    const int rc = co_await read_granules(ino, std::move(plan), from, out);
+    co_return rc;
+}
+
+Async<Store::ReadOutcome> Store::read(std::uint64_t ino, std::uint64_t offset, std::size_t size) {
+    std::vector<Granule> plan;
+    std::uint64_t end = 0;
+    ReadOutcome outcome;
+    outcome.error = co_await plan_settled(static_cast<InodeNumber>(ino), offset, size, end, plan);
     if (outcome.error != 0 || offset >= end) co_return outcome;
     const std::uint64_t from = offset / kBlock;
     const std::uint64_t to = (end + kBlock - 1) / kBlock;
@@ -190,16 +207,33 @@ Async<Store::ReadOutcome> Store::read(std::uint64_t ino, std::uint64_t offset, s
     } else {
         buffer = co_await read_pool_->acquire();
     }
-    std::uint64_t covered = 0;
-    for (const Granule& granule : plan) covered += granule.wanted;
-    if (covered < to - from) std::memset(buffer.data(), 0, bytes);  // holes
-    if (!plan.empty())
-        outcome.error = co_await read_granules(static_cast<InodeNumber>(ino), std::move(plan), from, buffer.data());
+    outcome.error = co_await fill(static_cast<InodeNumber>(ino), std::move(plan), from, to, buffer.data());
     if (outcome.error != 0) co_return outcome;
     counters_.reads.fetch_add(1, std::memory_order_relaxed);
     counters_.read_bytes.fetch_add(end - offset, std::memory_order_relaxed);
     outcome.data = {std::move(buffer), offset % kBlock, static_cast<std::size_t>(end - offset)};
     co_return outcome;
+}
+
+Async<std::int64_t> Store::read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out) {
+    if (offset % kBlock != 0 || out.size() % kBlock != 0 || reinterpret_cast<std::uintptr_t>(out.data()) % kBlock != 0)
+        co_return -EINVAL;
+    std::vector<Granule> plan;
+    std::uint64_t end = 0;
+    int rc = co_await plan_settled(static_cast<InodeNumber>(ino), offset, out.size(), end, plan);
+    if (rc != 0) co_return rc;
+    if (offset >= end) {
+        std::memset(out.data(), 0, out.size());
+        co_return 0;
+    }
+    const std::uint64_t from = offset / kBlock;
+    const std::uint64_t to = (end + kBlock - 1) / kBlock;
+    rc = co_await fill(static_cast<InodeNumber>(ino), std::move(plan), from, to, out.data());
+    if (rc != 0) co_return rc;
+    std::memset(out.data() + (end - offset), 0, out.size() - (end - offset));
+    counters_.reads.fetch_add(1, std::memory_order_relaxed);
+    counters_.read_bytes.fetch_add(end - offset, std::memory_order_relaxed);
+    co_return static_cast<std::int64_t>(end - offset);
 }
 
 }  // namespace kvfs::store

@@ -58,11 +58,14 @@ Store::Store(const std::string& path, const Options& options) {
 
         const std::size_t buffers = options.buffer_bytes != 0 ? options.buffer_bytes : kDefaultBuffers;
         const std::size_t cache = (options.cache_bytes != 0 ? options.cache_bytes : kDefaultCache) / kGranuleBytes;
-        const std::size_t pool = std::max<std::size_t>(4, buffers / 2 / kReadBuffer);
-        arena_ = std::make_unique<uring::BufferArena>(pool * (kIoBuffer + kReadBuffer) + cache * kGranuleBytes);
+        const std::size_t pool = std::max<std::size_t>(4, buffers / 4 / kReadBuffer);
+        const std::size_t requests = 2 * pool;
+        arena_ = std::make_unique<uring::BufferArena>(pool * (kIoBuffer + kReadBuffer) + requests * kReadBuffer +
+                                                      cache * kGranuleBytes);
         const auto resume = [this](std::coroutine_handle<> handle) { ring_->post(handle); };
         write_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kIoBuffer, resume);
         read_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kReadBuffer, resume);
+        request_pool_ = std::make_unique<uring::BufferPool>(*arena_, requests, kReadBuffer, resume);
         cache_ = std::make_unique<GranuleCache>(arena_->cut(cache * kGranuleBytes), kGranuleBytes);
         ring_ = std::make_unique<uring::Ring>(fd_, kRingDepth, arena_->memory());
         if (read_only_) return;
@@ -162,6 +165,11 @@ void Store::set_wakeup(std::function<void()> wakeup) {
     const std::lock_guard guard(events_mutex_);
     wakeup_ = std::move(wakeup);
     if (!events_.empty() && wakeup_) wakeup_();
+}
+
+void Store::set_inode_hook(std::function<void(std::uint64_t ino)> hook) {
+    const std::lock_guard guard(mutex_);
+    inode_hook_ = std::move(hook);
 }
 
 std::vector<Event> Store::take_events() {
@@ -271,8 +279,8 @@ Store::Gauges Store::gauges() {
     out.lsn_durable = lsn_durable_;
     out.recovery_ns = recovery_ns_;
     out.recovered_frames = recovered_frames_;
-    out.buffers = write_pool_->count() + read_pool_->count();
-    out.buffers_idle = write_pool_->idle() + read_pool_->idle();
+    out.buffers = write_pool_->count() + read_pool_->count() + request_pool_->count();
+    out.buffers_idle = write_pool_->idle() + read_pool_->idle() + request_pool_->idle();
     return out;
 }
 

@@ -152,7 +152,20 @@ public:
         ReadResult data;
     };
     Async<ReadOutcome> read(std::uint64_t ino, std::uint64_t offset, std::size_t size);
+    // Fills all of `out` with what the file holds from `offset` on, verified: `offset` on a block boundary, `out`
+    // page-aligned memory of whole blocks. Holes and what lies past the end are zeros. The bytes up to the end of the
+    // file, or a negative errno; then `out` may hold anything, and nobody may be shown it.
+    Async<std::int64_t> read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out);
+    // `data` must stay where it is until the answer.
     Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data);
+    // The same for `size` bytes at buffer.data() + at (on a block boundary in memory, with room up to the next one
+    // behind them): large block-aligned ones go to the device from this very buffer.
+    Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, Buffer buffer, std::size_t at, std::size_t size);
+    // Registered buffers of a block, 1 MiB and another block, for requests of the kernel.
+    uring::BufferPool& request_pool() { return *request_pool_; }
+    // Called when an inode number is let go of for reuse, and when a corrupt file is dropped; under the store's mutex,
+    // so it must not call back.
+    void set_inode_hook(std::function<void(std::uint64_t ino)> hook);
     Async<int> truncate(std::uint64_t ino, std::uint64_t size);
     Async<int> flush(std::uint64_t ino);
     Async<int> fsync(std::uint64_t ino);
@@ -236,6 +249,9 @@ private:
     // read.cpp
     struct Granule;
     void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, std::vector<Granule>& out);
+    Async<int> plan_settled(InodeNumber ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end,
+                            std::vector<Granule>& out);
+    Async<int> fill(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::uint64_t to, std::byte* out);
     bool verify(const Granule& granule, const std::byte* data);
     void drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
     Async<int> read_granules(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::byte* out);
@@ -291,6 +307,7 @@ private:
     std::unique_ptr<uring::BufferArena> arena_;
     std::unique_ptr<uring::BufferPool> write_pool_;
     std::unique_ptr<uring::BufferPool> read_pool_;
+    std::unique_ptr<uring::BufferPool> request_pool_;
     std::unique_ptr<GranuleCache> cache_;
     std::unique_ptr<uring::Ring> ring_;
 
@@ -305,6 +322,8 @@ private:
     std::mutex events_mutex_;
     std::vector<Event> events_;
     std::function<void()> wakeup_;
+
+    std::function<void(std::uint64_t)> inode_hook_;  // guarded by mutex_
 
     Counters counters_;
     std::uint64_t recovery_ns_ = 0;

@@ -549,6 +549,12 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
     co_return static_cast<std::int64_t>(data.size());
 }
 
+Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, Buffer buffer, std::size_t at,
+                                 std::size_t size) {
+    const std::int64_t rc = co_await write(ino, offset, std::span<const std::byte>(buffer.data() + at, size));
+    co_return rc;
+}
+
 Async<int> Store::truncate(std::uint64_t ino, std::uint64_t size) {
     if (size > kMaxFileBytes) co_return -EFBIG;
     std::shared_ptr<File> file;

@@ -48,38 +48,61 @@ BufferPool::BufferPool(BufferArena& arena, std::size_t count, std::size_t size,
     for (std::size_t i = count; i-- > 0;) idle_.push_back(memory.data() + i * size);
 }
 
-Buffer BufferPool::try_acquire() {
-    const std::lock_guard guard(mutex_);
+Buffer BufferPool::take_idle() {
     if (idle_.empty()) return {};
-    std::byte* data = idle_.back();
+    std::byte* data = idle_.back();  // the one used last: it is the likeliest to lie in a cache still
     idle_.pop_back();
     return {data, size_, this};
 }
 
+Buffer BufferPool::try_acquire() {
+    const std::lock_guard guard(mutex_);
+    return take_idle();
+}
+
+void BufferPool::queue(Waiter& waiter) {
+    (last_ == nullptr ? first_ : last_->next) = &waiter;
+    last_ = &waiter;
+}
+
 bool BufferPool::Acquire::await_suspend(std::coroutine_handle<> waiter) {
-    const std::lock_guard guard(pool.mutex_);
-    if (!pool.idle_.empty()) {
-        result = Buffer(pool.idle_.back(), pool.size_, &pool);
-        pool.idle_.pop_back();
-        return false;
-    }
-    pool.waiters_.push_back({waiter, this});
+    const std::lock_guard guard(pool_.mutex_);
+    place_.result = pool_.take_idle();
+    if (place_.result) return false;
+    place_.coroutine = waiter;
+    pool_.queue(place_);
     return true;
 }
 
+Buffer BufferPool::acquire_blocking() {
+    std::unique_lock guard(mutex_);
+    Buffer idle = take_idle();
+    if (idle) return idle;
+    std::condition_variable turn;
+    Waiter waiter;
+    waiter.thread = &turn;
+    queue(waiter);
+    turn.wait(guard, [&] { return static_cast<bool>(waiter.result); });
+    return std::move(waiter.result);
+}
+
 void BufferPool::give_back(std::byte* data) {
-    Waiter next{};
+    std::coroutine_handle<> next;
     {
         const std::lock_guard guard(mutex_);
-        if (waiters_.empty()) {
+        Waiter* const waiter = first_;
+        if (waiter == nullptr) {
             idle_.push_back(data);
             return;
         }
-        next = waiters_.front();
-        waiters_.pop_front();
+        first_ = waiter->next;
+        if (first_ == nullptr) last_ = nullptr;
+        waiter->result = Buffer(data, size_, this);
+        next = waiter->coroutine;
+        // under the mutex: the thread may not leave, and take its condition variable along, before it has been told
+        if (waiter->thread != nullptr) waiter->thread->notify_one();
     }
-    next.acquire->result = Buffer(data, size_, this);
-    resume_(next.handle);
+    if (next) resume_(next);
 }
 
 std::size_t BufferPool::idle() const {

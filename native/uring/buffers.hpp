@@ -1,10 +1,10 @@
 // The I/O buffers of a store: one arena, faulted in and registered with the ring at start-up, cut into pools.
 #pragma once
 
+#include <condition_variable>
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,6 +67,14 @@ private:
 };
 
 class BufferPool {
+    // Somebody in line: a coroutine (its node lies in its frame) or a blocked thread (on its stack).
+    struct Waiter {
+        Waiter* next = nullptr;
+        Buffer result;
+        std::coroutine_handle<> coroutine;
+        std::condition_variable* thread = nullptr;
+    };
+
 public:
     // `resume` continues a coroutine that waited for a buffer. It is called by whoever gives one back, which may
     // be under a lock: it must not run the coroutine itself (Ring::post).
@@ -75,18 +83,26 @@ public:
 
     Buffer try_acquire();
 
-    struct Acquire {
-        BufferPool& pool;
-        Buffer result;
+    class Acquire {
+    public:
+        explicit Acquire(BufferPool& pool) : pool_(pool) {}
+        Acquire(const Acquire&) = delete;
+        Acquire& operator=(const Acquire&) = delete;
         bool await_ready() {
-            result = pool.try_acquire();
-            return static_cast<bool>(result);
+            place_.result = pool_.try_acquire();
+            return static_cast<bool>(place_.result);
         }
         bool await_suspend(std::coroutine_handle<> waiter);
-        Buffer await_resume() { return std::move(result); }
+        Buffer await_resume() { return std::move(place_.result); }
+
+    private:
+        BufferPool& pool_;
+        Waiter place_;
     };
     // Waits in line when every buffer is out.
-    Acquire acquire() { return Acquire{*this, {}}; }
+    Acquire acquire() { return Acquire(*this); }
+    // The same for a thread that is no coroutine: it sleeps until its turn comes.
+    Buffer acquire_blocking();
 
     [[nodiscard]] std::size_t size() const { return size_; }
     [[nodiscard]] std::size_t count() const { return count_; }
@@ -94,10 +110,8 @@ public:
 
 private:
     friend class Buffer;
-    struct Waiter {
-        std::coroutine_handle<> handle;
-        Acquire* acquire;
-    };
+    Buffer take_idle();          // the mutex is held; empty when all are out
+    void queue(Waiter& waiter);  // the mutex is held
     void give_back(std::byte* data);
 
     std::size_t size_;
@@ -105,7 +119,8 @@ private:
     std::function<void(std::coroutine_handle<>)> resume_;
     mutable std::mutex mutex_;
     std::vector<std::byte*> idle_;
-    std::deque<Waiter> waiters_;
+    Waiter* first_ = nullptr;  // who waits longest
+    Waiter* last_ = nullptr;
 };
 
 }  // namespace kvfs::uring
