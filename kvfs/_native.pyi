@@ -177,3 +177,42 @@ class Store:
         """Counters (keys that end in ``_total``) and gauges, nested by component; all values int, float or str."""
     def close(self) -> None:
         """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""
+
+@final
+class WarmPage:
+    """A whole file in memory, by the buffer protocol, read-only; held as long as this object lives."""
+
+    @property
+    def ino(self) -> int: ...
+    @property
+    def backing_id(self) -> int:
+        """Positive when it is registered for FOPEN_PASSTHROUGH, else 0."""
+    @property
+    def fd(self) -> int:
+        """Of the memory's file; belongs to the page."""
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class WarmTier:
+    """The warm tier on its own, as native/warm/tier.hpp has it. Takes the store's inode hook; close it before the store.
+
+    ``budget``, ``least_file`` and ``largest_file`` in bytes (0: a quarter of the budget). ``fuse_fd``: for passthrough.
+    """
+
+    def __init__(
+        self, store: Store, budget: int, *, least_file: int = 65536, largest_file: int = 0, fuse_fd: int = -1
+    ) -> None: ...
+    def find(self, ino: int) -> WarmPage | None: ...
+    def stage(self, ino: int) -> WarmPage | None:
+        """Blocks, GIL released. ``None``: too small, too large, no room, not readable, or changed meanwhile."""
+    def opened(self, ino: int) -> WarmPage | None:
+        """For a passthrough handle; pair with released()."""
+    def released(self, page: WarmPage) -> None: ...
+    def drop(self, ino: int) -> bool:
+        """False when the page is in use by passthrough."""
+    def refresh(self, ino: int, offset: int, length: int) -> None:
+        """Bring a page in use up to date with the store; blocks, GIL released."""
+    def statistics(self) -> dict[str, Any]: ...
+    def close(self) -> None:
+        """Waits for stagings in flight. Safe to call twice."""

@@ -3,6 +3,8 @@
 // The GIL is held during metadata calls (they take microseconds) and during the inline part of data calls. The store's
 // own threads never take it: what they finish is queued here and fetched by completions() after the eventfd turned
 // readable.
+#include "module/module.hpp"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <sys/eventfd.h>
@@ -17,6 +19,7 @@
 #include <unordered_map>
 
 #include "format/superblock.hpp"
+#include "module/warm.hpp"
 #include "store/check.hpp"
 #include "store/store.hpp"
 #include "store/volume.hpp"
@@ -441,6 +444,9 @@ Attributes make(PyStore& self, std::uint64_t parent, const nb::bytes& name, std:
 }
 
 }  // namespace
+
+std::shared_ptr<Store> store_of(nb::handle store) { return nb::cast<PyStore&>(store).shared(); }
+
 }  // namespace kvfs::python
 
 NB_MODULE(_native, m) {
@@ -635,4 +641,6 @@ NB_MODULE(_native, m) {
         .def("sync", [](PyStore& self, std::uint64_t token) { return self.start(self.store().sync(), token); })
         .def("statistics", &PyStore::statistics)
         .def("close", &PyStore::close);
+
+    bind_warm(m);
 }

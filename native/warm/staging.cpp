@@ -1,0 +1,202 @@
+// Bringing files in, and keeping pages in use up to date: the parts of Tier that read the store.
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "format/format.hpp"
+#include "warm/tier.hpp"
+
+namespace kvfs::warm {
+namespace {
+
+// Enough for the device's bandwidth in one request, small enough that several are verified side by side.
+constexpr std::uint64_t kPiece = 4 << 20;
+
+constexpr std::uint64_t kBlock = format::kBlock;
+
+// Reads [offset, offset + size) of a file into memory, piece by piece, all at once. 0 or -errno: fewer bytes than
+// asked for is -ESTALE, as the file has become shorter.
+class Pieces {
+public:
+    Pieces(store::Store& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory,
+           std::uint64_t size)
+        : store_(store), ino_(ino), offset_(offset), memory_(memory), size_(size) {}
+    Pieces(const Pieces&) = delete;
+    Pieces& operator=(const Pieces&) = delete;
+
+    bool await_ready() const { return memory_.empty(); }
+    bool await_suspend(std::coroutine_handle<> waiter) {
+        waiter_ = waiter;
+        // one more than there are pieces, so that the last of them cannot resume a coroutine that is still starting
+        // some
+        left_.store((memory_.size() + kPiece - 1) / kPiece + 1, std::memory_order_relaxed);
+        for (std::size_t at = 0; at < memory_.size(); at += kPiece) {
+            const std::size_t room = std::min<std::size_t>(kPiece, memory_.size() - at);
+            const auto wanted = static_cast<std::int64_t>(std::min<std::uint64_t>(room, size_ - at));
+            uring::detach(store_.read_into(ino_, offset_ + at, memory_.subspan(at, room)),
+                          [this, wanted](std::int64_t got) { arrived(got, wanted); });
+        }
+        return left_.fetch_sub(1, std::memory_order_acq_rel) != 1;
+    }
+    int await_resume() const { return error_.load(std::memory_order_relaxed); }
+
+private:
+    void arrived(std::int64_t got, std::int64_t wanted) {
+        if (got != wanted) {
+            int none = 0;
+            error_.compare_exchange_strong(none, got < 0 ? static_cast<int>(got) : -ESTALE, std::memory_order_relaxed);
+        }
+        if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) waiter_.resume();
+    }
+
+    store::Store& store_;
+    std::uint64_t ino_, offset_;
+    std::span<std::byte> memory_;
+    std::uint64_t size_;
+    std::atomic<std::size_t> left_{0};
+    std::atomic<int> error_{0};
+    std::coroutine_handle<> waiter_;
+};
+
+}  // namespace
+
+struct Tier::Join {
+    Shard& shard;
+    Staging& staging;
+    bool await_ready() const { return false; }
+    bool await_suspend(std::coroutine_handle<> waiter) {
+        const std::lock_guard guard(shard.mutex);
+        if (staging.is_done) return false;
+        staging.waiters.push_back(waiter);
+        return true;
+    }
+    void await_resume() const {}
+};
+
+uring::Async<PagePtr> Tier::stage(std::uint64_t ino) {
+    Shard& place = shard(ino);
+    std::shared_ptr<Staging> staging;
+    bool is_mine = false;
+    {
+        const std::lock_guard guard(place.mutex);
+        Slot& slot = place.slots[ino];
+        if (slot.page != nullptr) {
+            // resized while in use: no second page under the same handles
+            co_return slot.page->is_resized_ ? nullptr : slot.page;
+        }
+        is_mine = slot.staging == nullptr;
+        if (is_mine) slot.staging = std::make_shared<Staging>();
+        staging = slot.staging;
+    }
+    if (!is_mine) {
+        co_await Join{place, *staging};
+        co_return staging->result;
+    }
+    {
+        const std::lock_guard guard(stagings_mutex_);
+        ++stagings_in_flight_;
+    }
+    PagePtr page = co_await read_page(ino);
+    std::vector<std::coroutine_handle<>> waiters;
+    {
+        const std::lock_guard guard(place.mutex);
+        if (staging->is_stale) {
+            if (page != nullptr) counters_.stale_stagings.fetch_add(1, std::memory_order_relaxed);
+            page = nullptr;
+        } else {
+            const auto it = place.slots.find(ino);  // it holds this staging, else that would be stale
+            it->second.staging = nullptr;
+            if (page == nullptr) {
+                place.slots.erase(it);
+            } else {
+                it->second.page = page;
+            }
+        }
+        staging->result = page;
+        staging->is_done = true;
+        waiters.swap(staging->waiters);
+    }
+    if (page != nullptr) enter(page);
+    for (const auto waiter : waiters) waiter.resume();
+    {
+        // notified under the lock: the tier may be destroyed as soon as it is released
+        const std::lock_guard guard(stagings_mutex_);
+        if (--stagings_in_flight_ == 0) stagings_done_.notify_all();
+    }
+    co_return page;
+}
+
+uring::Async<PagePtr> Tier::read_page(std::uint64_t ino) {
+    store::Attributes before{};
+    if (store_.getattr(ino, before) != 0 || !S_ISREG(before.mode)) co_return nullptr;
+    if (before.size < options_.least_file || before.size > options_.largest_file) co_return nullptr;
+    const std::uint64_t size = before.size;
+    if (!reserve((size + kBlock - 1) / kBlock * kBlock)) {
+        counters_.refused.fetch_add(1, std::memory_order_relaxed);
+        co_return nullptr;
+    }
+    int error = 0;
+    MemoryFile file = memory_.make(size, error);
+    if (!file) {
+        release((size + kBlock - 1) / kBlock * kBlock);
+        counters_.refused.fetch_add(1, std::memory_order_relaxed);
+        co_return nullptr;
+    }
+    // from here on the page gives the reserved bytes back
+    const auto page = std::make_shared<Page>(ino, size, std::move(file), resident_);
+    counters_.stagings.fetch_add(1, std::memory_order_relaxed);
+    error = co_await Pieces(store_, ino, 0, page->file_.memory(), size);
+    if (error == 0) {
+        // A file that has grown meanwhile was changed, which makes this staging stale; this is for a change whose
+        // drop() is still to come, and costs nothing.
+        store::Attributes after{};
+        if (store_.getattr(ino, after) != 0 || after.size != size) error = -ESTALE;
+    }
+    if (error != 0) {
+        counters_.staging_failures.fetch_add(1, std::memory_order_relaxed);
+        co_return nullptr;
+    }
+    counters_.staged_bytes.fetch_add(size, std::memory_order_relaxed);
+    co_return page;
+}
+
+uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::uint64_t length) {
+    Shard& place = shard(ino);
+    PagePtr page;
+    {
+        const std::lock_guard guard(place.mutex);
+        const auto it = place.slots.find(ino);
+        if (it == place.slots.end()) co_return 0;
+        if (it->second.staging != nullptr) std::exchange(it->second.staging, nullptr)->is_stale = true;
+        page = it->second.page;
+        if (page == nullptr) {
+            place.slots.erase(it);
+            co_return 0;
+        }
+        page->is_altered_ = true;
+    }
+    counters_.refreshes.fetch_add(1, std::memory_order_relaxed);
+    co_await page->refreshing_.lock();
+    store::Attributes now{};
+    int rc = store_.getattr(ino, now);
+    if (rc == 0 && now.size != page->length_) {
+        {
+            const std::lock_guard guard(place.mutex);
+            page->is_resized_ = true;
+        }
+        // What a longer file has gained may be bytes of another change, whose own refresh() follows or waits.
+        rc = page->resize(now.size);
+    }
+    const std::uint64_t end = std::min(now.size, offset + length);
+    for (std::uint64_t at = offset / kBlock * kBlock; rc == 0 && at < end; at += kPiece) {
+        const std::uint64_t size = std::min(kPiece, end - at);
+        const auto buffer = uring::Buffer::heap((size + kBlock - 1) / kBlock * kBlock);
+        rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size);
+        if (rc == 0) rc = page->put(at, {buffer.data(), size});
+    }
+    if (rc == -ESTALE) rc = 0;  // shortened while this read it, by a change whose own refresh() follows
+    page->refreshing_.unlock();
+    co_return rc;
+}
+
+}  // namespace kvfs::warm

@@ -1,0 +1,156 @@
+// The warm tier: whole files in memory, verified, from which READs are answered, which clients read by
+// FOPEN_PASSTHROUGH at page-cache speed, and which are pinned for GPU copies.
+//
+// What callers owe it, so that nobody ever reads an old byte:
+//   - after the store took a change of a file's bytes or size, and before that change is answered: drop(), and
+//     when that says false, refresh();
+//   - the store's inode hook calls forget(), so that no page outlives its inode number.
+// Then a page in the tier is the file's content. A staging that reads while a change is made may see half of it, but
+// the change's drop() comes after, and either marks that staging stale or takes its page out.
+//
+// A page that clients have open by passthrough cannot be taken from them. It is never evicted, it is brought up to date
+// by refresh(), and when it was changed it goes with its last user. WHY by reading the store again instead of by the
+// bytes at hand: two changes of one range then cannot end up in another order than in the store, and a write's buffer
+// is free to go to the device meanwhile. It is rare enough (a file that is read and written at once) to cost a read.
+//
+// Locks: a shard's lock guards its slots; `order_mutex_` the eviction order. Neither is held while taking the
+// other, nor while calling the store, whose own mutex may be held when forget() is called.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "store/store.hpp"
+#include "uring/async.hpp"
+#include "warm/memory.hpp"
+#include "warm/page.hpp"
+
+namespace kvfs::warm {
+
+struct Options {
+    std::uint64_t budget_bytes = 0;
+    std::uint64_t least_file = 64 * 1024;  // smaller ones cost more to keep than to read
+    std::uint64_t largest_file = 0;        // 0: a quarter of the budget
+    int fuse_fd = -1;                      // for passthrough; open until the tier is destroyed
+    bool passthrough = false;              // negotiated with the kernel
+};
+
+// Of a file, whether it is in the tier, or why it would not be taken.
+enum class Warmth : std::uint32_t {
+    kCold = 0,
+    kWarm = 1,
+    kTooSmall = 2,
+    kTooLarge = 3,
+    kNotRegular = 4,
+};
+
+struct Statistics {
+    std::uint64_t budget_bytes, limit_bytes;  // limit: the budget, less what memory pressure took from it
+    std::uint64_t bytes, pages;               // resident, evicted pages that somebody holds included
+    std::uint64_t users;                      // handles that read by passthrough
+    std::uint64_t hits, misses;
+    std::uint64_t stagings, staged_bytes, staging_failures, stale_stagings, refused;
+    std::uint64_t evictions, pressure_shrinks, refreshes;
+    bool passthrough;
+    const char* memory;
+};
+
+class Tier {
+public:
+    Tier(store::Store& store, const Options& options);
+    // Waits for stagings in flight. Pages that are held live on.
+    ~Tier();
+    Tier(const Tier&) = delete;
+    Tier& operator=(const Tier&) = delete;
+
+    // After INIT, when that is later than the tier.
+    void enable_passthrough(int fuse_fd);
+
+    // The file's content, or null. Cheap: called for every READ.
+    PagePtr find(std::uint64_t ino);
+    // Brings the file in. Joins a staging in flight. Null when it may not or does not fit, when the read fails, or
+    // when the file changed meanwhile.
+    uring::Async<PagePtr> stage(std::uint64_t ino);
+    // find() for a handle that is going to be FOPEN_PASSTHROUGH with the page's backing_id(): null where there is no
+    // such page, or it cannot be registered. Each goes with one released().
+    PagePtr opened(std::uint64_t ino);
+    void released(const PagePtr& page);
+
+    // Takes the page out of the tier and makes a staging in flight stale. False when the page stays, because it is in
+    // use.
+    bool drop(std::uint64_t ino);
+    // Brings a page in use up to date with the store: its size, and [offset, offset + length) of its bytes.
+    // 0 or -errno; the page's users may then see old bytes, so the change should fail with it.
+    uring::Async<int> refresh(std::uint64_t ino, std::uint64_t offset, std::uint64_t length);
+    // The inode number is no longer that file's. Called with the store's mutex held.
+    void forget(std::uint64_t ino);
+
+    // Does not stage. `size`: of the file. Negative errno in place of an unknown inode's.
+    int warmth(std::uint64_t ino, Warmth& out, std::uint64_t& size);
+
+    [[nodiscard]] Statistics statistics() const;
+
+private:
+    // One per file that is being read in. All but `result` is guarded by the shard's lock.
+    struct Staging {
+        bool is_stale = false;
+        bool is_done = false;
+        std::vector<std::coroutine_handle<>> waiters;
+        PagePtr result;  // written before is_done, read after
+    };
+    struct Slot {
+        PagePtr page;
+        std::shared_ptr<Staging> staging;
+    };
+    struct alignas(64) Shard {
+        mutable std::mutex mutex;
+        std::unordered_map<std::uint64_t, Slot> slots;
+        std::uint64_t hits = 0, misses = 0;
+    };
+    struct Join;
+
+    Shard& shard(std::uint64_t ino) { return shards_[ino % shards_.size()]; }
+    uring::Async<PagePtr> read_page(std::uint64_t ino);
+    uring::Async<int> fill(std::uint64_t ino, std::span<std::byte> memory, std::uint64_t size);
+    bool reserve(std::uint64_t bytes);
+    void release(std::uint64_t bytes);
+    bool evict_one();
+    void enter(const PagePtr& page);
+
+    static constexpr std::size_t kShards = 64;
+
+    store::Store& store_;
+    const Options options_;
+    const MemorySource memory_;
+    const std::uint64_t most_pages_;
+    std::shared_ptr<Resident> resident_ = std::make_shared<Resident>();
+    std::shared_ptr<Passthrough> passthrough_;  // null until enabled
+    std::atomic<bool> has_passthrough_{false};
+    std::array<Shard, kShards> shards_;
+
+    std::mutex order_mutex_;
+    std::list<std::weak_ptr<Page>> order_;  // next to evict in front
+
+    std::atomic<std::uint64_t> limit_bytes_;
+    std::atomic<std::uint64_t> users_{0};
+    struct Counters {
+        std::atomic<std::uint64_t> stagings{0}, staged_bytes{0}, staging_failures{0}, stale_stagings{0}, refused{0},
+            evictions{0}, pressure_shrinks{0}, refreshes{0};
+    } counters_;
+
+    std::mutex stagings_mutex_;
+    std::condition_variable stagings_done_;
+    std::size_t stagings_in_flight_ = 0;
+};
+
+}  // namespace kvfs::warm
