@@ -165,6 +165,21 @@ class Store:
         """Result: len(data), once the bytes are taken over (the buffer pool bounds what is in flight).
         ENOSPC and EFBIG come here; a device error comes at the next flush, fsync or write."""
     def truncate(self, ino: int, size: int, token: int) -> int | None: ...
+    def fallocate(self, ino: int, mode: int, offset: int, length: int, token: int) -> int | None:
+        """``mode`` as in fallocate(2): 0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE (| KEEP_SIZE). Result 0.
+
+        What mode 0 sets aside is the file's for the first write of each block, until the last handle is released.
+        ENOSPC now, EFBIG beyond 16 TiB, EOPNOTSUPP for any other mode, EINVAL for a length of 0.
+        """
+    def seek(self, ino: int, offset: int, whence: int, token: int) -> int | None:
+        """``os.SEEK_DATA`` or ``os.SEEK_HOLE``, by blocks of 4 KiB; ENXIO where there is none, EINVAL for others."""
+    def copy_range(
+        self, ino_in: int, offset_in: int, ino_out: int, offset_out: int, length: int, token: int
+    ) -> int | None:
+        """Result: bytes copied, fewer than ``length`` at the source's end or when there is much data. Holes stay holes.
+
+        EINVAL when the ranges overlap in one file; what write() raises, when nothing was copied before.
+        """
     def flush(self, ino: int, token: int) -> int | None:
         """Wait for the file's data to reach the device and commit it to the metadata log (lazily durable)."""
     def fsync(self, ino: int, token: int) -> int | None:

@@ -48,6 +48,9 @@ MIN_SEGMENTS = 12
 MIN_VOLUME = FIRST_SEGMENT + MIN_SEGMENTS * MIN_SEGMENT + BLOCK
 GRANULE_BLOCKS = 64
 NO_SEGMENT = 2**64 - 1
+HOLE_SEGMENT = 2**32 - 1  # of an Extent that unmaps its blocks
+INCOMPAT_HOLE_EXTENTS = 1  # such extents may occur; set by the first writable mount
+KNOWN_INCOMPAT = INCOMPAT_HOLE_EXTENTS
 OWNER_MAX = 2048
 LABEL_MAX = 63  # bytes, and at least one zero
 NAME_MAX = 255
@@ -216,8 +219,10 @@ class Superblock:
         superblock = cls(**dict(zip(cls.__slots__, values, strict=True)))
         if version > VERSION:
             raise TooNew(f"expected format version {VERSION} or older, found {version}")
-        if superblock.incompat:
-            raise TooNew(f"expected no incompatible features, found bits {superblock.incompat:x}")
+        if superblock.incompat & ~KNOWN_INCOMPAT:
+            raise TooNew(
+                f"expected no incompatible features beyond {KNOWN_INCOMPAT:x}, found bits {superblock.incompat:x}"
+            )
         return superblock
 
 
@@ -307,7 +312,8 @@ class Frame:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """``blocks`` blocks of a file from ``logical`` on lie ``skip`` blocks into a run of ``run_blocks`` blocks that
-    starts at ``block`` of ``segment``. The run is what the checksums cover, one per 64 blocks of it."""
+    starts at ``block`` of ``segment``. The run is what the checksums cover, one per 64 blocks of it. In a hole (see
+    :meth:`hole`) the blocks lie nowhere."""
 
     logical: int
     generation: int
@@ -317,6 +323,17 @@ class Extent:
     skip: int = 0
     run_blocks: int
     checksums: tuple[int, ...]
+
+    @classmethod
+    def hole(cls, logical: int, blocks: int) -> Self:
+        """Unmaps ``blocks`` blocks from ``logical`` on: what was punched out of a map that is written as a delta."""
+        return cls(
+            logical=logical, generation=0, segment=HOLE_SEGMENT, block=0, blocks=blocks, run_blocks=0, checksums=()
+        )
+
+    @property
+    def is_hole(self) -> bool:
+        return self.segment == HOLE_SEGMENT
 
     def pack(self) -> bytes:
         # fmt: off
@@ -329,7 +346,10 @@ class Extent:
     def parse(cls, body: bytes, at: int) -> tuple[Self, int]:
         """The extent at ``body[at:]`` and where the next one starts."""
         logical, generation, segment, block, blocks, skip, run_blocks, _ = _EXTENT.unpack_from(body, at)
-        if blocks == 0 or skip + blocks > run_blocks:
+        is_hole = segment == HOLE_SEGMENT
+        if is_hole and (blocks == 0 or generation or block or skip or run_blocks):
+            raise FormatError(f"expected a hole to have a place in the file only, found a run of {run_blocks} blocks")
+        if not is_hole and (blocks == 0 or skip + blocks > run_blocks):
             raise FormatError(f"expected a view of {run_blocks} blocks, found {blocks} from {skip} on")
         granules = round_up(run_blocks, GRANULE_BLOCKS) // GRANULE_BLOCKS
         checksums = struct.unpack_from(f"<{granules}Q", body, at + _EXTENT.size)

@@ -41,6 +41,12 @@ inline constexpr char kSuperblockMagicBytes[8] = {'K', 'V', 'F', 'S', 'S', 'B', 
 inline constexpr char kSegmentMagicBytes[8] = {'K', 'V', 'F', 'S', 'S', 'E', 'G', '\0'};
 inline constexpr std::uint32_t kFrameMagic = 0x464c564b;  // "KVLF"
 
+// Features that a reader must know. Set by the first writable mount of a build that has them.
+enum IncompatBits : std::uint64_t {
+    kHoleExtents = 1,  // ExtentBody may describe a hole
+};
+inline constexpr std::uint64_t kKnownIncompat = kHoleExtents;
+
 enum SuperblockFlags : std::uint32_t { kClean = 1 };  // closed in order: nothing to recover
 
 struct Superblock {
@@ -179,6 +185,9 @@ static_assert(sizeof(InodeBody) == 72);
 // `blocks` blocks of the file from `logical` on are found `skip` blocks into a run of `run_blocks` blocks that starts
 // at `block` of `segment`. The run is what the checksums cover, one per 64 blocks (the last may cover fewer): a file
 // whose middle was overwritten keeps views of runs that are still verified as they were written.
+// A hole (segment kHoleSegment, nothing else but logical and blocks set) unmaps these blocks: how a delta tells what
+// was punched out of a map that is too large to be written whole.
+inline constexpr std::uint32_t kHoleSegment = 0xffffffff;
 struct ExtentBody {
     std::uint64_t logical;
     std::uint64_t generation;

@@ -48,9 +48,10 @@ bool read_inode(Cursor& in, RecordVisitor& visitor) {
         extents[i].body = in.take<ExtentBody>();
         const ExtentBody& e = extents[i].body;
         const std::uint64_t granules = round_up(e.run_blocks, kGranuleBlocks) / kGranuleBlocks;
-        if (!in.ok() || e.blocks == 0 || std::uint64_t{e.skip} + e.blocks > e.run_blocks || granules > in.left() / 8) {
-            return false;
-        }
+        if (!in.ok() || e.blocks == 0 || granules > in.left() / 8) return false;
+        const bool plausible = e.segment == kHoleSegment ? (e.block | e.skip | e.run_blocks | e.generation) == 0
+                                                         : std::uint64_t{e.skip} + e.blocks <= e.run_blocks;
+        if (!plausible) return false;
         sums[i].resize(granules);
         for (auto& sum : sums[i]) sum = in.take<std::uint64_t>();
         extents[i].checksums = sums[i];

@@ -38,8 +38,9 @@ SuperblockCheck check_superblock(const Superblock& sb) {
     if (sb.version > kVersion) {
         return {Fault::kTooNew, print("expected format version %u or older, found %u", kVersion, sb.version)};
     }
-    if (sb.incompat != 0) {
-        return {Fault::kTooNew, print("expected no incompatible features, found bits %llx", ull{sb.incompat})};
+    if ((sb.incompat & ~kKnownIncompat) != 0) {
+        return {Fault::kTooNew, print("expected no incompatible features beyond %llx, found bits %llx",
+                                      ull{kKnownIncompat}, ull{sb.incompat})};
     }
     const bool sane = std::has_single_bit(sb.segment_size) && sb.segment_size >= kMinSegment &&
                       sb.segment_size <= kMaxSegment && sb.first_segment == kFirstSegment &&

@@ -634,6 +634,16 @@ NB_MODULE(_native, m) {
         .def("write", &PyStore::write, "ino"_a, "offset"_a, "data"_a, "token"_a)
         .def("truncate", [](PyStore& self, std::uint64_t ino, std::uint64_t size,
                             std::uint64_t token) { return self.start(self.store().truncate(ino, size), token); })
+        .def("fallocate",
+             [](PyStore& self, std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length,
+                std::uint64_t token) { return self.start(self.store().fallocate(ino, mode, offset, length), token); })
+        .def("seek", [](PyStore& self, std::uint64_t ino, std::uint64_t offset, int whence,
+                        std::uint64_t token) { return self.start(self.store().seek(ino, offset, whence), token); })
+        .def("copy_range",
+             [](PyStore& self, std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
+                std::uint64_t offset_out, std::uint64_t length, std::uint64_t token) {
+                 return self.start(self.store().copy_range(ino_in, offset_in, ino_out, offset_out, length), token);
+             })
         .def("flush", [](PyStore& self, std::uint64_t ino,
                          std::uint64_t token) { return self.start(self.store().flush(ino), token); })
         .def("fsync", [](PyStore& self, std::uint64_t ino,

@@ -228,8 +228,8 @@ bool Store::trim_one(std::unique_lock<std::mutex>& guard) {
     guard.unlock();
     const std::uint64_t range[2] = {device_offset(*id, 0), sb_.segment_size};
     const bool done = block_device_ ? ioctl(fd_, BLKDISCARD, range) == 0
-                                    : fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                static_cast<off_t>(range[0]), static_cast<off_t>(range[1])) == 0;
+                                    : ::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                  static_cast<off_t>(range[0]), static_cast<off_t>(range[1])) == 0;
     guard.lock();
     segments_.finish_trim(*id);
     if (done) counters_.trimmed_segments.fetch_add(1, std::memory_order_relaxed);

@@ -15,11 +15,16 @@
 
 namespace kvfs::store {
 
+inline constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 44;  // 16 TiB
+
 // Blocks [from, to) as a set of ranges that do not touch each other.
 class Ranges {
 public:
     void add(std::uint64_t from, std::uint64_t to);
+    // How many blocks that took out.
+    std::uint64_t remove(std::uint64_t from, std::uint64_t to);
     void clear() { ranges_.clear(); }
+    [[nodiscard]] std::uint64_t count(std::uint64_t from, std::uint64_t to) const;
     [[nodiscard]] bool empty() const { return ranges_.empty(); }
     [[nodiscard]] const std::map<std::uint64_t, std::uint64_t>& all() const { return ranges_; }
     // The parts of [from, to) that are not in the set.
@@ -64,6 +69,21 @@ struct File {
     std::uint64_t keep_blocks = ~std::uint64_t{0};  // lowest truncation since the last commit
     std::uint64_t committed_size = 0;
     std::optional<SegmentId> lease;
+    // Blocks that fallocate set aside for their first write; neither mapped nor in the tail, counted in the store's
+    // reserved_blocks_. They last as long as somebody has the file open (see ranges.cpp).
+    Ranges promised;
+};
+
+// Unlocks a file's lock at the end of a coroutine's scope.
+class Held {
+public:
+    explicit Held(std::shared_ptr<File> file) : file_(std::move(file)) {}
+    ~Held() { file_->lock.unlock(); }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+
+private:
+    std::shared_ptr<File> file_;
 };
 
 }  // namespace kvfs::store

@@ -29,15 +29,18 @@ Attributes Store::attributes(InodeNumber ino, const Inode& inode) {
     out.gid = owner.gid;
     out.size = inode.is_directory() ? format::kBlock : inode.size;
     out.blocks = inodes_.mapped_blocks(inode) * (format::kBlock / 512);
-    if (const auto file = inode.is_regular() && !files_.empty() ? find_file(ino) : nullptr; file && file->tail) {
-        // written but not placed yet: it will be, and du must not say nothing is there
-        const std::uint64_t from = file->tail.start / format::kBlock;
-        const std::uint64_t to = (file->tail.end + format::kBlock - 1) / format::kBlock;
-        std::uint64_t mapped = 0;
-        inodes_.visit(inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
-            mapped += std::min(to, logical + extent.blocks) - std::max(from, logical);
-        });
-        out.blocks += (to - from - mapped) * (format::kBlock / 512);
+    if (const auto file = inode.is_regular() && !files_.empty() ? find_file(ino) : nullptr; file) {
+        std::uint64_t blocks = file->promised.count(0, ~std::uint64_t{0});
+        if (file->tail) {
+            // written but not placed yet: it will be, and du must not say nothing is there
+            const std::uint64_t from = file->tail.start / format::kBlock;
+            const std::uint64_t to = (file->tail.end + format::kBlock - 1) / format::kBlock;
+            blocks += to - from;
+            inodes_.visit(inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
+                blocks -= std::min(to, logical + extent.blocks) - std::max(from, logical);
+            });
+        }
+        out.blocks += blocks * (format::kBlock / 512);
     }
     out.atime_ns = inode.atime_ns;
     out.mtime_ns = inode.mtime_ns;
@@ -507,6 +510,7 @@ int Store::release(std::uint64_t ino, bool write) {
         if (write) --file->writers;
         if (file->writers == 0) segments_.end_lease(file->lease);
         if (file->handles == 0) {
+            release_promise(*file, 0, ~std::uint64_t{0});
             const Inode* inode = inodes_.find(ino);
             unfinished = inode->nlink != 0 && (file->dirty || file->tail);
             if (file->handles == 0 && inode->nlink == 0) discard_tail(*file);

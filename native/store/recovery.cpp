@@ -137,6 +137,10 @@ void Recovery::inode(const format::InodeBody& body, std::span<const format::Exte
     store_.inodes_.carve(*inode, kind == format::MapKind::kFull ? 0 : body.keep_blocks, ~std::uint64_t{0});
     for (const auto& view : extents) {
         const format::ExtentBody& e = view.body;
+        if (e.segment == format::kHoleSegment) {
+            store_.inodes_.carve(*inode, e.logical, e.logical + e.blocks);
+            continue;
+        }
         if (e.segment >= store_.sb_.segment_count ||
             std::uint64_t{e.block} + e.run_blocks > store_.segments_.blocks()) {
             problem("inode " + std::to_string(body.ino) + ": an extent lies outside the volume");
@@ -271,6 +275,7 @@ void Recovery::count_live() {
 void Recovery::take_over(const std::string& owner) {
     Store& s = store_;
     ++s.sb_.epoch;
+    s.sb_.incompat |= format::kKnownIncompat;  // before the log can hold what an older build would misread
     s.sb_.flags &= ~static_cast<std::uint32_t>(format::kClean);
     if (getrandom(s.sb_.host_uuid.data(), s.sb_.host_uuid.size(), 0) != static_cast<ssize_t>(s.sb_.host_uuid.size())) {
         s.sb_.host_uuid = s.sb_.uuid;

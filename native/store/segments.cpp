@@ -25,8 +25,8 @@ std::uint64_t Segments::reserve() const {
     return std::max(least_reserve_, growth + 1);
 }
 
-bool Segments::has_room_for_metadata() const {
-    const std::uint64_t data = live_ * 32 / 31 / (blocks_ - 1) + 1;
+bool Segments::has_room_for_metadata(std::uint64_t reserved) const {
+    const std::uint64_t data = (live_ + reserved) * 32 / 31 / (blocks_ - 1) + 1;
     return data + metadata_expected_ + 1 <= table_.size();
 }
 

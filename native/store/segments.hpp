@@ -54,7 +54,8 @@ public:
         metadata_expected_ = bytes / (std::uint64_t{blocks_} * format::kBlock) + 3;
     }
     // That many fit beside the live data, however it is spread now: cleaning brings it together.
-    [[nodiscard]] bool has_room_for_metadata() const;
+    // `reserved`: blocks that are promised to data.
+    [[nodiscard]] bool has_room_for_metadata(std::uint64_t reserved) const;
     // Blocks that file data may occupy in all.
     [[nodiscard]] std::uint64_t data_capacity() const;
 

@@ -250,7 +250,7 @@ void Store::expect_metadata() {
 
 bool Store::has_metadata_space() {
     expect_metadata();
-    return segments_.has_room_for_metadata();
+    return segments_.has_room_for_metadata(reserved_blocks_);
 }
 
 Store::Space Store::space() {

@@ -171,6 +171,16 @@ public:
     Async<int> fsync(std::uint64_t ino);
     Async<int> sync();
 
+    // ranges.cpp ------------------------------------------------------------------------
+    // `mode` as in fallocate(2): 0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE with or without KEEP_SIZE;
+    // -EOPNOTSUPP for all others.
+    Async<int> fallocate(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length);
+    // SEEK_DATA or SEEK_HOLE, by blocks; bytes on their way to the device are data. -ENXIO where there is none.
+    Async<std::int64_t> seek(std::uint64_t ino, std::uint64_t offset, int whence);
+    // Bytes copied: fewer than `length` at the source's end and after the most that one call may take.
+    Async<std::int64_t> copy_range(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
+                                   std::uint64_t offset_out, std::uint64_t length);
+
     // events for the log and for the kernel's dentries ------------------------------------
     void set_wakeup(std::function<void()> wakeup);
     std::vector<Event> take_events();
@@ -246,6 +256,19 @@ private:
     bool has_space(std::uint64_t blocks);
     void settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now);
 
+    // ranges.cpp: make_room and zeroing hold the file's lock, the others the mutex
+    Async<int> make_room(File& file, std::function<bool()> take);
+    Async<int> promise_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size);
+    Async<int> zero_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size, bool keep_space);
+    Async<int> zero_edge(File& file, std::uint64_t from, std::uint64_t to);
+    Async<int> change_range(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t end);
+    std::uint64_t blocks_needed(const File& file, std::uint64_t offset, std::uint64_t size) const;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> without_space(const File& file, std::uint64_t from,
+                                                                       std::uint64_t to);
+    std::uint64_t next_block(const Inode& inode, const File* file, std::uint64_t from, std::uint64_t to, bool data);
+    void promise(File& file, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& ranges);
+    void release_promise(File& file, std::uint64_t from, std::uint64_t to);
+
     // read.cpp
     struct Granule;
     void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, std::vector<Granule>& out);
@@ -297,7 +320,7 @@ private:
     std::unordered_set<InodeNumber> touched_directories_;
     std::unordered_map<InodeNumber, std::shared_ptr<File>> files_;
     std::list<InodeNumber> tails_;       // files with a tail, oldest first: who gives up a buffer next
-    std::uint64_t reserved_blocks_ = 0;  // promised to tails, not handed out yet
+    std::uint64_t reserved_blocks_ = 0;  // promised to tails and by fallocate, not handed out yet
     std::uint32_t headers_in_flight_ = 0;
     bool data_unflushed_ = false;  // the device has data that no flush followed
     std::vector<std::coroutine_handle<>> space_waiters_;

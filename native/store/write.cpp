@@ -14,22 +14,9 @@ namespace kvfs::store {
 namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
-constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 44;  // 16 TiB
-constexpr std::size_t kFullMapExtents = 64;                      // files with more are logged by their changes
+constexpr std::size_t kFullMapExtents = 64;  // files with more are logged by their changes
 constexpr std::size_t kExtentsPerRecord = 64;
 constexpr std::int64_t kPoolCommitAge = 30'000'000'000;  // as the kernel's dirty_expire
-
-// Unlocks a file's lock at the end of a coroutine's scope.
-class Held {
-public:
-    explicit Held(std::shared_ptr<File> file) : file_(std::move(file)) {}
-    ~Held() { file_->lock.unlock(); }
-    Held(const Held&) = delete;
-    Held& operator=(const Held&) = delete;
-
-private:
-    std::shared_ptr<File> file_;
-};
 
 }  // namespace
 
@@ -45,6 +32,28 @@ void Ranges::add(std::uint64_t from, std::uint64_t to) {
         it = ranges_.erase(it);
     }
     ranges_.emplace(from, to);
+}
+
+std::uint64_t Ranges::remove(std::uint64_t from, std::uint64_t to) {
+    std::uint64_t removed = 0;
+    auto it = ranges_.upper_bound(from);
+    if (it != ranges_.begin() && std::prev(it)->second > from) --it;
+    while (it != ranges_.end() && it->first < to) {
+        const auto [start, end] = *it;
+        it = ranges_.erase(it);
+        if (start < from) ranges_.emplace(start, from);
+        if (end > to) ranges_.emplace(to, end);
+        removed += std::min(end, to) - std::max(start, from);
+    }
+    return removed;
+}
+
+std::uint64_t Ranges::count(std::uint64_t from, std::uint64_t to) const {
+    std::uint64_t total = 0;
+    auto it = ranges_.upper_bound(from);
+    if (it != ranges_.begin() && std::prev(it)->second > from) --it;
+    for (; it != ranges_.end() && it->first < to; ++it) total += std::min(it->second, to) - std::max(it->first, from);
+    return total;
 }
 
 std::vector<std::pair<std::uint64_t, std::uint64_t>> Ranges::missing(std::uint64_t from, std::uint64_t to) const {
@@ -63,6 +72,7 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> Ranges::missing(std::uint64
 
 // Takes [from, to) out of the present map. What the log refers to stays live in `replaced` until the next commit.
 void Store::unmap(Inode& inode, File& file, std::uint64_t from, std::uint64_t to) {
+    release_promise(file, from, to);
     for (const Piece& piece : inodes_.carve(inode, from, to)) {
         const std::uint64_t end = piece.logical + piece.extent.blocks;
         std::uint64_t committed = 0;
@@ -87,6 +97,10 @@ static void log_extents(LogBuffer& out, format::InodeBody body, format::MapKind 
         std::vector<format::ExtentView> views(n);
         for (std::size_t i = 0; i < n; ++i) {
             const auto& [logical, extent] = pieces[done + i];
+            if (extent.segment == format::kHoleSegment) {
+                views[i].body = {logical, 0, extent.segment, 0, extent.blocks, 0, 0, 0};
+                continue;
+            }
             views[i].body = {logical,           segments.at(extent.segment).generation,
                              extent.segment,    extent.block,
                              extent.blocks,     extent.skip,
@@ -125,11 +139,25 @@ void Store::commit(File& file) {
         for (const auto& range : file.changed.all()) {
             const std::uint64_t from = range.first;
             const std::uint64_t to = range.second;
+            std::uint64_t next = from;
+            const auto hole_to = [&](std::uint64_t end) {
+                // what lies at or after keep_blocks goes without being told
+                end = std::min(end, file.keep_blocks);
+                for (; next < end; next += pieces.back().extent.blocks) {
+                    Extent hole;
+                    hole.segment = format::kHoleSegment;
+                    hole.blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(end - next, 1U << 31));
+                    pieces.push_back({next, std::move(hole)});
+                }
+            };
             inodes_.visit(*inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
                 const std::uint64_t a = std::max(from, logical);
                 const std::uint64_t b = std::min(to, logical + extent.blocks);
+                hole_to(a);
                 pieces.push_back({a, narrow(extent, a - logical, b - a)});
+                next = b;
             });
+            hole_to(to);
         }
         log_extents(log_, body, format::MapKind::kDelta, file.keep_blocks, pieces, segments_);
     }
@@ -474,29 +502,18 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
     const Held held(file);
     if (file->error != 0) co_return file->error;
     // all of it or none: what does not fit must not leave half a page behind
-    const std::uint64_t worst = (offset + data.size() + kBlock - 1) / kBlock - offset / kBlock;
-    bool fits = false;
-    for (int attempt = 0; attempt < 2 && !fits; ++attempt) {
-        std::vector<InodeNumber> holding;
-        {
-            const std::lock_guard guard(mutex_);
-            fits = has_space(worst);
-            if (!fits && attempt == 0) {
-                for (const auto& [other, state] : files_) {
-                    if (state->in_place && !state->replaced.empty() && !state->lock.is_held()) holding.push_back(other);
-                }
-            }
-        }
-        // versions that pool files replaced since their last commit may be all that is in the way
-        for (const InodeNumber other : holding) co_await flush(other);
-        if (!fits && attempt == 0 && file->in_place && !file->replaced.empty()) {
-            const int rc = co_await flush_locked(*file);
-            if (rc != 0) co_return rc;
-        }
+    const auto fits = [&] {
+        const std::uint64_t needed = blocks_needed(*file, offset, data.size());
+        return needed == 0 || has_space(needed);  // what was promised is not asked for twice
+    };
+    bool has_room = false;
+    {
+        const std::lock_guard guard(mutex_);
+        has_room = fits();
     }
-    if (!fits) {
-        counters_.enospc.fetch_add(1, std::memory_order_relaxed);
-        co_return -ENOSPC;
+    if (!has_room) {
+        const int rc = co_await make_room(*file, fits);
+        if (rc != 0) co_return rc;
     }
     const std::size_t capacity = write_pool_->size();
     std::uint64_t at = offset;
@@ -532,6 +549,7 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
             const std::uint64_t before = (tail.end - tail.start + kBlock - 1) / kBlock;
             tail.end = std::max(tail.end, at + n);
             reserved_blocks_ += (tail.end - tail.start + kBlock - 1) / kBlock - before;
+            release_promise(*file, tail.start / kBlock, (tail.end + kBlock - 1) / kBlock);
             if (offset > inode.size) file->in_place = true;  // it leaves a hole: not a page written front to back
             inode.size = std::max(inode.size, at + n);
             inode.mtime_ns = inode.ctime_ns = now_ns();
@@ -609,6 +627,7 @@ Async<int> Store::truncate(std::uint64_t ino, std::uint64_t size) {
                 tails_.push_back(file->ino);
             }
         }
+        if (size == inode.size) release_promise(*file, (size + kBlock - 1) / kBlock, ~std::uint64_t{0});
         if (size != 0 && size != inode.size) file->in_place = true;
         inode.size = size;
         inode.mtime_ns = inode.ctime_ns = now_ns();

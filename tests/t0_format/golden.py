@@ -1,7 +1,7 @@
 """Golden bytes of KVFS1, written down by hand from the layout: neither encoder had a part in them.
 
 Each block is a list of (offset, hex); what is not listed is zero. The crc fields alone were computed, once, with a
-third implementation (the library google-crc32c).
+third implementation (the library google-crc32c; the frame's later by long division, bit by bit).
 """
 
 from kvfs.store import format as kvfs1
@@ -125,13 +125,15 @@ RECORDS: list[tuple[kvfs1.Record, str]] = [
                     run_blocks=74,
                     checksums=(0x6162636465666768, 0x7172737475767778),
                 ),
+                kvfs1.Extent.hole(logical=80, blocks=9),
             ),
         ),
-        "0100 0000 80000000"
+        "0100 0000 a8000000"
         "0200000000000000 a4810000 01000000 e8030000 64000000 e193040000000000"
-        "feffffffffffffff 0300000000000000 0400000000000000 02000000 01000000 4100000000000000"
+        "feffffffffffffff 0300000000000000 0400000000000000 02000000 02000000 4100000000000000"
         "0100000000000000 0900000034333231 06000000 07000000 46000000 02000000 4a000000 00000000"
-        "6867666564636261 7877767574737271",
+        "6867666564636261 7877767574737271"
+        "5000000000000000 0000000000000000 ffffffff 00000000 09000000 00000000 00000000 00000000",  # a hole
     ),
     (kvfs1.InodeDelete(ino=2), "0200 0000 08000000 0200000000000000"),
     (kvfs1.NameSet(1, 2, b"na\xffme"), "0300 0000 15000000 0100000000000000 0200000000000000 6e61ff6d65"),
@@ -150,8 +152,8 @@ RECORDS: list[tuple[kvfs1.Record, str]] = [
 FRAME_PLACE = {"uuid": UUID, "generation": 0x3132333400000007, "sequence": 0x5152535455565758, "offset": 0x3000}
 FRAME_BYTES = [
     (0, "4b564c46"),  # magic KVLF
-    (4, "e8ab0845"),  # crc
-    (8, "5c010000"),  # payload_bytes
+    (4, "83d1f78f"),  # crc
+    (8, "84010000"),  # payload_bytes
     (12, "0a000000"),  # record_count
     (16, "00112233445566778899aabbccddeeff"),  # uuid
     (32, "0700000034333231"),  # generation

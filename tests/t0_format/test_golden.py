@@ -64,8 +64,8 @@ def test_newer_superblocks_are_told_from_damaged_ones() -> None:
 
 def test_a_truncated_frame_is_noticed() -> None:
     frame = block(golden.FRAME_BYTES)
-    with pytest.raises(kvfs1.BadChecksum, match="expected a frame of 412 bytes, found 411"):
-        kvfs1.Frame.parse(frame[:411])
+    with pytest.raises(kvfs1.BadChecksum, match="expected a frame of 452 bytes, found 451"):
+        kvfs1.Frame.parse(frame[:451])
     with pytest.raises(kvfs1.BadMagic):
         kvfs1.Frame.parse(bytes(4096))
 

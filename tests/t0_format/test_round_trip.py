@@ -33,13 +33,15 @@ segment_headers = st.builds(
 
 @st.composite
 def extents(draw: st.DrawFn) -> kvfs1.Extent:
+    if draw(st.booleans()):
+        return kvfs1.Extent.hole(draw(u64), draw(st.integers(1, 2**32 - 1)))
     run = draw(st.integers(1, 300))
     skip = draw(st.integers(0, run - 1))
     granules = -(-run // kvfs1.GRANULE_BLOCKS)
     return kvfs1.Extent(
-        logical=draw(u64), generation=draw(u64), segment=draw(u32), block=draw(u32), skip=skip, run_blocks=run,
-        blocks=draw(st.integers(1, run - skip)), checksums=tuple(draw(st.lists(u64, min_size=granules,
-                                                                               max_size=granules))),
+        logical=draw(u64), generation=draw(u64), segment=draw(st.integers(0, 2**32 - 2)), block=draw(u32), skip=skip,
+        run_blocks=run, blocks=draw(st.integers(1, run - skip)),
+        checksums=tuple(draw(st.lists(u64, min_size=granules, max_size=granules))),
     )  # fmt: skip
 
 

@@ -236,7 +236,7 @@ class TestSuperblocks:
         newest = max(sequences.values())
         stale = min(sequences, key=lambda name: sequences[name])
         others = tuple(name for name in OFFSETS if name != stale)
-        self.rewrite(volume, others, incompat=1, sequence=newest + 1)
+        self.rewrite(volume, others, incompat=1 << 40, sequence=newest + 1)
         with fails(errno.EPROTONOSUPPORT):
             _native.Store(os.fspath(volume))
 
