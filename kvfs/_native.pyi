@@ -193,6 +193,15 @@ class Store:
     def close(self) -> None:
         """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""
 
+def default_warm_budget() -> int:
+    """Bytes: a quarter of what the machine, or the memory cgroup, has."""
+
+def memory_reading(root: str = "") -> tuple[int, int, int]:
+    """(total, available, floor that is left to others) in bytes, of the machine or its tightest cgroup.
+
+    ``root``: in front of /proc and /sys.
+    """
+
 @final
 class WarmPage:
     """A whole file in memory, by the buffer protocol, read-only; held as long as this object lives."""
@@ -210,14 +219,22 @@ class WarmPage:
 
 @final
 class WarmTier:
-    """The warm tier on its own, as native/warm/tier.hpp has it. Takes the store's inode hook; close it before the store.
+    """The warm tier on its own (native/warm/tier.hpp). Takes the store's inode hook; close it before the store.
 
     ``budget``, ``least_file`` and ``largest_file`` in bytes (0: a quarter of the budget). ``fuse_fd``: for passthrough.
     """
 
     def __init__(
-        self, store: Store, budget: int, *, least_file: int = 65536, largest_file: int = 0, fuse_fd: int = -1
-    ) -> None: ...
+        self,
+        store: Store,
+        budget: int,
+        *,
+        least_file: int = 65536,
+        largest_file: int = 0,
+        fuse_fd: int = -1,
+        system_root: str = "",
+    ) -> None:
+        """``system_root``: in front of /proc and /sys, where the memory's state is read."""
     def find(self, ino: int) -> WarmPage | None: ...
     def stage(self, ino: int) -> WarmPage | None:
         """Blocks, GIL released. ``None``: too small, too large, no room, not readable, or changed meanwhile."""
@@ -228,6 +245,8 @@ class WarmTier:
         """False when the page is in use by passthrough."""
     def refresh(self, ino: int, offset: int, length: int) -> None:
         """Bring a page in use up to date with the store; blocks, GIL released."""
+    def control(self, ino: int, command: int, report: bytes) -> bytes:
+        """An ioctl of native/warm/ioctl.hpp; blocks, GIL released."""
     def statistics(self) -> dict[str, Any]: ...
     def close(self) -> None:
         """Waits for stagings in flight. Safe to call twice."""

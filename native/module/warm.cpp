@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "module/module.hpp"
+#include "warm/ioctl.hpp"
 #include "warm/tier.hpp"
 
 namespace nb = nanobind;
@@ -100,6 +101,7 @@ nb::dict to_dict(const warm::Statistics& s) {
     out["pressure_shrinks_total"] = s.pressure_shrinks;
     out["refreshes_total"] = s.refreshes;
     out["passthrough"] = s.passthrough ? 1 : 0;
+    out["pressure_trigger"] = s.pressure_trigger ? 1 : 0;
     out["memory"] = s.memory;
     return out;
 }
@@ -107,6 +109,16 @@ nb::dict to_dict(const warm::Statistics& s) {
 }  // namespace
 
 void bind_warm(nb::module_& m) {
+    m.def("default_warm_budget", [] { return warm::default_budget(); });
+    m.def(
+        "memory_reading",
+        [](const std::string& root) {
+            const warm::Headroom headroom(root);
+            const auto reading = headroom.read();
+            return nb::make_tuple(reading.total, reading.available, headroom.floor());
+        },
+        "root"_a = "");
+
     nb::class_<PyPage>(m, "WarmPage", nb::type_slots(page_slots))
         .def_prop_ro("ino", [](const PyPage& self) { return self.page->ino(); })
         .def_prop_ro("backing_id", [](const PyPage& self) { return self.page->backing_id(); })
@@ -117,14 +129,16 @@ void bind_warm(nb::module_& m) {
         .def(
             "__init__",
             [](PyTier* self, nb::handle store, std::uint64_t budget, std::uint64_t least_file,
-               std::uint64_t largest_file, int fuse_fd) {
+               std::uint64_t largest_file, int fuse_fd, const std::string& system_root) {
                 new (self) PyTier(store, {.budget_bytes = budget,
                                           .least_file = least_file,
                                           .largest_file = largest_file,
                                           .fuse_fd = fuse_fd,
-                                          .passthrough = fuse_fd >= 0});
+                                          .passthrough = fuse_fd >= 0,
+                                          .system_root = system_root});
             },
-            "store"_a, "budget"_a, nb::kw_only(), "least_file"_a = 64 * 1024, "largest_file"_a = 0, "fuse_fd"_a = -1)
+            "store"_a, "budget"_a, nb::kw_only(), "least_file"_a = 64 * 1024, "largest_file"_a = 0, "fuse_fd"_a = -1,
+            "system_root"_a = "")
         .def("find", [](PyTier& self, std::uint64_t ino) { return to_python(self.tier().find(ino)); })
         .def("stage", [](PyTier& self, std::uint64_t ino) { return to_python(wait_for(self.tier().stage(ino))); })
         .def("opened", [](PyTier& self, std::uint64_t ino) { return to_python(self.tier().opened(ino)); })
@@ -134,6 +148,15 @@ void bind_warm(nb::module_& m) {
              [](PyTier& self, std::uint64_t ino, std::uint64_t offset, std::uint64_t length) {
                  const int rc = wait_for(self.tier().refresh(ino, offset, length));
                  if (rc != 0) raise_errno(rc);
+             })
+        .def("control",
+             [](PyTier& self, std::uint64_t ino, std::uint32_t command, const nb::bytes& in) {
+                 warm::Report report{};
+                 const std::span given(static_cast<const std::byte*>(in.data()), in.size());
+                 const int rc = wait_for(
+                     warm::control(self.tier(), ino, command, given, std::as_writable_bytes(std::span(&report, 1))));
+                 if (rc != 0) raise_errno(rc);
+                 return nb::bytes(&report, sizeof report);
              })
         .def("statistics", [](PyTier& self) { return to_dict(self.tier().statistics()); })
         .def("close", &PyTier::close);

@@ -1,4 +1,5 @@
 // Room for pages: what is counted, and which page goes.
+#include <algorithm>
 #include <utility>
 
 #include "warm/tier.hpp"
@@ -12,8 +13,13 @@ bool Tier::reserve(std::uint64_t bytes) {
         if (resident_->pages.load(std::memory_order_relaxed) < most_pages_) {
             while (now + bytes <= limit_bytes_.load(std::memory_order_relaxed)) {
                 if (!resident_->bytes.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed)) continue;
-                resident_->pages.fetch_add(1, std::memory_order_relaxed);
-                return true;
+                resident_->pages.fetch_add(1);
+                if (headroom_.take(bytes)) {
+                    keeper_.wake();
+                    return true;
+                }
+                release(bytes);
+                break;
             }
         }
         if (!evict_one()) return false;
@@ -78,6 +84,24 @@ bool Tier::evict_one() {
         counters_.evictions.fetch_add(1, std::memory_order_relaxed);
         return true;
     }
+}
+
+void Tier::shrink(std::uint64_t bytes) {
+    const std::uint64_t resident = resident_->bytes.load(std::memory_order_relaxed);
+    if (resident == 0) return;
+    if (bytes == 0) bytes = resident / 4;
+    const std::uint64_t wanted = resident - std::min(resident, bytes);
+    limit_bytes_.store(std::min(wanted, limit_bytes_.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+    counters_.pressure_shrinks.fetch_add(1, std::memory_order_relaxed);
+    while (resident_->bytes.load(std::memory_order_relaxed) > wanted && evict_one()) {
+    }
+}
+
+// In steps, each after a time of calm: what the tier gets back at once it would give back at once.
+void Tier::recover() {
+    const std::uint64_t limit = limit_bytes_.load(std::memory_order_relaxed);
+    const std::uint64_t step = std::max<std::uint64_t>(options_.budget_bytes / 8, 1);
+    limit_bytes_.store(std::min(options_.budget_bytes, limit + step), std::memory_order_relaxed);
 }
 
 }  // namespace kvfs::warm

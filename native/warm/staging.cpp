@@ -14,8 +14,8 @@ constexpr std::uint64_t kPiece = 4 << 20;
 
 constexpr std::uint64_t kBlock = format::kBlock;
 
-// Reads [offset, offset + size) of a file into memory, piece by piece, all at once. 0 or -errno: fewer bytes than
-// asked for is -ESTALE, as the file has become shorter.
+// Reads at least [offset, offset + size) of a file into memory, piece by piece, all at once. 0 or -errno: fewer than
+// these bytes is -ESTALE, as the file has become shorter.
 class Pieces {
 public:
     Pieces(store::Store& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory,
@@ -42,7 +42,7 @@ public:
 
 private:
     void arrived(std::int64_t got, std::int64_t wanted) {
-        if (got != wanted) {
+        if (got < wanted) {
             int none = 0;
             error_.compare_exchange_strong(none, got < 0 ? static_cast<int>(got) : -ESTALE, std::memory_order_relaxed);
         }
@@ -73,16 +73,18 @@ struct Tier::Join {
     void await_resume() const {}
 };
 
-uring::Async<PagePtr> Tier::stage(std::uint64_t ino) {
+uring::Async<PagePtr> Tier::stage(std::uint64_t ino, int* error) {
     Shard& place = shard(ino);
     std::shared_ptr<Staging> staging;
     bool is_mine = false;
     {
         const std::lock_guard guard(place.mutex);
         Slot& slot = place.slots[ino];
+        if (slot.page != nullptr && !slot.page->is_resized_) co_return slot.page;
         if (slot.page != nullptr) {
-            // resized while in use: no second page under the same handles
-            co_return slot.page->is_resized_ ? nullptr : slot.page;
+            // no second page under handles that read the first
+            if (error != nullptr) *error = -ESTALE;
+            co_return nullptr;
         }
         is_mine = slot.staging == nullptr;
         if (is_mine) slot.staging = std::make_shared<Staging>();
@@ -90,19 +92,22 @@ uring::Async<PagePtr> Tier::stage(std::uint64_t ino) {
     }
     if (!is_mine) {
         co_await Join{place, *staging};
+        if (error != nullptr) *error = staging->error;
         co_return staging->result;
     }
     {
         const std::lock_guard guard(stagings_mutex_);
         ++stagings_in_flight_;
     }
-    PagePtr page = co_await read_page(ino);
+    int rc = 0;
+    PagePtr page = co_await read_page(ino, rc);
     std::vector<std::coroutine_handle<>> waiters;
     {
         const std::lock_guard guard(place.mutex);
         if (staging->is_stale) {
             if (page != nullptr) counters_.stale_stagings.fetch_add(1, std::memory_order_relaxed);
             page = nullptr;
+            rc = -ESTALE;
         } else {
             const auto it = place.slots.find(ino);  // it holds this staging, else that would be stale
             it->second.staging = nullptr;
@@ -112,12 +117,14 @@ uring::Async<PagePtr> Tier::stage(std::uint64_t ino) {
                 it->second.page = page;
             }
         }
+        staging->error = rc;
         staging->result = page;
         staging->is_done = true;
         waiters.swap(staging->waiters);
     }
     if (page != nullptr) enter(page);
     for (const auto waiter : waiters) waiter.resume();
+    if (error != nullptr) *error = rc;
     {
         // notified under the lock: the tier may be destroyed as soon as it is released
         const std::lock_guard guard(stagings_mutex_);
@@ -126,37 +133,36 @@ uring::Async<PagePtr> Tier::stage(std::uint64_t ino) {
     co_return page;
 }
 
-uring::Async<PagePtr> Tier::read_page(std::uint64_t ino) {
+uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error) {
     store::Attributes before{};
-    if (store_.getattr(ino, before) != 0 || !S_ISREG(before.mode)) co_return nullptr;
-    if (before.size < options_.least_file || before.size > options_.largest_file) co_return nullptr;
-    const std::uint64_t size = before.size;
-    if (!reserve((size + kBlock - 1) / kBlock * kBlock)) {
+    error = store_.getattr(ino, before);
+    if (error == 0 &&
+        (!S_ISREG(before.mode) || before.size < options_.least_file || before.size > options_.largest_file)) {
+        error = -EOPNOTSUPP;
+    }
+    if (error != 0) co_return nullptr;
+    const std::uint64_t bytes = format::round_up(before.size, kBlock);
+    if (!reserve(bytes)) {
         counters_.refused.fetch_add(1, std::memory_order_relaxed);
+        error = -ENOSPC;
         co_return nullptr;
     }
-    int error = 0;
-    MemoryFile file = memory_.make(size, error);
+    MemoryFile file = memory_.make(before.size, error);
     if (!file) {
-        release((size + kBlock - 1) / kBlock * kBlock);
+        release(bytes);
         counters_.refused.fetch_add(1, std::memory_order_relaxed);
+        error = -ENOSPC;  // whatever ran out: memory, descriptors, mappings
         co_return nullptr;
     }
     // from here on the page gives the reserved bytes back
-    const auto page = std::make_shared<Page>(ino, size, std::move(file), resident_);
+    const auto page = std::make_shared<Page>(ino, before.size, std::move(file), resident_);
     counters_.stagings.fetch_add(1, std::memory_order_relaxed);
-    error = co_await Pieces(store_, ino, 0, page->file_.memory(), size);
-    if (error == 0) {
-        // A file that has grown meanwhile was changed, which makes this staging stale; this is for a change whose
-        // drop() is still to come, and costs nothing.
-        store::Attributes after{};
-        if (store_.getattr(ino, after) != 0 || after.size != size) error = -ESTALE;
-    }
+    error = co_await Pieces(store_, ino, 0, page->file_.memory(), before.size);
     if (error != 0) {
         counters_.staging_failures.fetch_add(1, std::memory_order_relaxed);
         co_return nullptr;
     }
-    counters_.staged_bytes.fetch_add(size, std::memory_order_relaxed);
+    counters_.staged_bytes.fetch_add(before.size, std::memory_order_relaxed);
     co_return page;
 }
 
@@ -190,7 +196,7 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
     const std::uint64_t end = std::min(now.size, offset + length);
     for (std::uint64_t at = offset / kBlock * kBlock; rc == 0 && at < end; at += kPiece) {
         const std::uint64_t size = std::min(kPiece, end - at);
-        const auto buffer = uring::Buffer::heap((size + kBlock - 1) / kBlock * kBlock);
+        const auto buffer = uring::Buffer::heap(format::round_up(size, kBlock));
         rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size);
         if (rc == 0) rc = page->put(at, {buffer.data(), size});
     }

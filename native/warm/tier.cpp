@@ -29,6 +29,8 @@ std::uint64_t most_pages() {
 
 }  // namespace
 
+std::uint64_t default_budget() { return Headroom().read().total / 4; }
+
 Tier::Tier(store::Store& store, const Options& options)
     : store_(store),
       options_([&options] {
@@ -37,7 +39,19 @@ Tier::Tier(store::Store& store, const Options& options)
           return chosen;
       }()),
       most_pages_(most_pages()),
-      limit_bytes_(options.budget_bytes) {
+      headroom_(options.system_root),
+      limit_bytes_(options.budget_bytes),
+      keeper_(
+          headroom_, options.system_root,
+          {.shrink = [this](std::uint64_t bytes) { shrink(bytes); },
+           .recover = [this] { recover(); },
+           .tidy =
+               [this] {
+                   std::vector<PagePtr> gone;  // freed after the lock
+                   const std::lock_guard guard(order_mutex_);
+                   gone.swap(buried_);
+               },
+           .is_busy = [this] { return resident_->pages.load() > 0 || limit_bytes_.load() < options_.budget_bytes; }}) {
     if (options.passthrough) enable_passthrough(options.fuse_fd);
 }
 
@@ -73,7 +87,7 @@ PagePtr Tier::find(std::uint64_t ino) {
 }
 
 PagePtr Tier::opened(std::uint64_t ino) {
-    if (!has_passthrough_.load(std::memory_order_acquire) || !passthrough_->works()) return nullptr;
+    if (!offers_passthrough()) return nullptr;
     Shard& place = shard(ino);
     const std::lock_guard guard(place.mutex);
     const auto it = place.slots.find(ino);
@@ -120,12 +134,21 @@ bool Tier::drop(std::uint64_t ino) {
 void Tier::forget(std::uint64_t ino) {
     Shard& place = shard(ino);
     PagePtr gone;
-    const std::lock_guard guard(place.mutex);
-    const auto it = place.slots.find(ino);
-    if (it == place.slots.end()) return;
-    if (it->second.staging != nullptr) it->second.staging->is_stale = true;
-    gone = std::move(it->second.page);
-    place.slots.erase(it);
+    {
+        const std::lock_guard guard(place.mutex);
+        const auto it = place.slots.find(ino);
+        if (it == place.slots.end()) return;
+        if (it->second.staging != nullptr) it->second.staging->is_stale = true;
+        gone = std::move(it->second.page);
+        place.slots.erase(it);
+    }
+    if (gone == nullptr) return;
+    // Giving tens of MiB back to the kernel takes too long for somebody who holds the store's mutex.
+    {
+        const std::lock_guard guard(order_mutex_);
+        buried_.push_back(std::move(gone));
+    }
+    keeper_.poke();
 }
 
 int Tier::warmth(std::uint64_t ino, Warmth& out, std::uint64_t& size) {
@@ -174,7 +197,8 @@ Statistics Tier::statistics() const {
     out.evictions = get(counters_.evictions);
     out.pressure_shrinks = get(counters_.pressure_shrinks);
     out.refreshes = get(counters_.refreshes);
-    out.passthrough = has_passthrough_.load(std::memory_order_acquire) && passthrough_->works();
+    out.passthrough = offers_passthrough();
+    out.pressure_trigger = keeper_.has_trigger();
     out.memory = memory_.kind();
     return out;
 }

@@ -27,15 +27,21 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "store/store.hpp"
 #include "uring/async.hpp"
+#include "warm/headroom.hpp"
+#include "warm/keeper.hpp"
 #include "warm/memory.hpp"
 #include "warm/page.hpp"
 
 namespace kvfs::warm {
+
+// A quarter of what the machine, or the cgroup, has.
+std::uint64_t default_budget();
 
 struct Options {
     std::uint64_t budget_bytes = 0;
@@ -43,6 +49,7 @@ struct Options {
     std::uint64_t largest_file = 0;        // 0: a quarter of the budget
     int fuse_fd = -1;                      // for passthrough; open until the tier is destroyed
     bool passthrough = false;              // negotiated with the kernel
+    std::string system_root;               // in front of /proc and /sys, for tests
 };
 
 // Of a file, whether it is in the tier, or why it would not be taken.
@@ -61,7 +68,7 @@ struct Statistics {
     std::uint64_t hits, misses;
     std::uint64_t stagings, staged_bytes, staging_failures, stale_stagings, refused;
     std::uint64_t evictions, pressure_shrinks, refreshes;
-    bool passthrough;
+    bool passthrough, pressure_trigger;
     const char* memory;
 };
 
@@ -78,9 +85,10 @@ public:
 
     // The file's content, or null. Cheap: called for every READ.
     PagePtr find(std::uint64_t ino);
-    // Brings the file in. Joins a staging in flight. Null when it may not or does not fit, when the read fails, or
-    // when the file changed meanwhile.
-    uring::Async<PagePtr> stage(std::uint64_t ino);
+    // Brings the file in. Joins a staging in flight. Null when it may not or does not fit (`error`, where given:
+    // -EOPNOTSUPP, -ENOSPC), when the read fails (-EIO and what else the store says), or when the file changed
+    // meanwhile (-ESTALE).
+    uring::Async<PagePtr> stage(std::uint64_t ino, int* error = nullptr);
     // find() for a handle that is going to be FOPEN_PASSTHROUGH with the page's backing_id(): null where there is no
     // such page, or it cannot be registered. Each goes with one released().
     PagePtr opened(std::uint64_t ino);
@@ -95,18 +103,22 @@ public:
     // The inode number is no longer that file's. Called with the store's mutex held.
     void forget(std::uint64_t ino);
 
+    [[nodiscard]] bool offers_passthrough() const {
+        return has_passthrough_.load(std::memory_order_acquire) && passthrough_->works();
+    }
     // Does not stage. `size`: of the file. Negative errno in place of an unknown inode's.
     int warmth(std::uint64_t ino, Warmth& out, std::uint64_t& size);
 
     [[nodiscard]] Statistics statistics() const;
 
 private:
-    // One per file that is being read in. All but `result` is guarded by the shard's lock.
+    // One per file that is being read in. What comes before `error` is guarded by the shard's lock.
     struct Staging {
         bool is_stale = false;
         bool is_done = false;
         std::vector<std::coroutine_handle<>> waiters;
-        PagePtr result;  // written before is_done, read after
+        int error = 0;
+        PagePtr result;  // both written before is_done, read after
     };
     struct Slot {
         PagePtr page;
@@ -120,11 +132,12 @@ private:
     struct Join;
 
     Shard& shard(std::uint64_t ino) { return shards_[ino % shards_.size()]; }
-    uring::Async<PagePtr> read_page(std::uint64_t ino);
-    uring::Async<int> fill(std::uint64_t ino, std::span<std::byte> memory, std::uint64_t size);
+    uring::Async<PagePtr> read_page(std::uint64_t ino, int& error);
     bool reserve(std::uint64_t bytes);
     void release(std::uint64_t bytes);
     bool evict_one();
+    void shrink(std::uint64_t bytes);
+    void recover();
     void enter(const PagePtr& page);
 
     static constexpr std::size_t kShards = 64;
@@ -133,6 +146,7 @@ private:
     const Options options_;
     const MemorySource memory_;
     const std::uint64_t most_pages_;
+    Headroom headroom_;
     std::shared_ptr<Resident> resident_ = std::make_shared<Resident>();
     std::shared_ptr<Passthrough> passthrough_;  // null until enabled
     std::atomic<bool> has_passthrough_{false};
@@ -140,6 +154,7 @@ private:
 
     std::mutex order_mutex_;
     std::list<std::weak_ptr<Page>> order_;  // next to evict in front
+    std::vector<PagePtr> buried_;           // to be freed by the keeper
 
     std::atomic<std::uint64_t> limit_bytes_;
     std::atomic<std::uint64_t> users_{0};
@@ -151,6 +166,8 @@ private:
     std::mutex stagings_mutex_;
     std::condition_variable stagings_done_;
     std::size_t stagings_in_flight_ = 0;
+
+    Keeper keeper_;  // last: its thread uses all of the above
 };
 
 }  // namespace kvfs::warm
