@@ -21,6 +21,7 @@ from typing import Any, final
 Attr = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 
 ROOT_INODE: int  # 1, as FUSE has it
+FIRST_VIRTUAL_INODE: int  # inode numbers and file handles from here on are kvfs.fs.control's
 NAME_MAX: int  # 255 bytes
 BLOCK_SIZE: int  # 4096
 FORMAT_VERSION: int  # 1
@@ -250,3 +251,39 @@ class WarmTier:
     def statistics(self) -> dict[str, Any]: ...
     def close(self) -> None:
         """Waits for stagings in flight. Safe to call twice."""
+
+@final
+class Splitter:
+    """The native data path of one mount: reads the kernel's requests, answers its share, relays the rest to Python."""
+
+    def __init__(
+        self,
+        store: Store,
+        fuse_fd: int,
+        *,
+        threads: int = 0,
+        loop: str = "clones",
+        read_only: bool = False,
+        passthrough: bool = True,
+        warm_bytes: int = 0,
+    ) -> None:
+        """``fuse_fd``: a mounted connection whose INIT nobody has read; the splitter's from now on. ``threads`` 0: by
+        cores. ``loop``: clones or uring. Raises OSError, ValueError."""
+
+    def take_socket(self) -> int:
+        """A descriptor that speaks FUSE like /dev/fuse, for pyfuse3; the caller's."""
+    def start(self) -> None:
+        """Answer INIT and start. OSError EPROTO: what came was no INIT of FUSE 7."""
+    def stop(self, python_answers: bool = True) -> None:
+        """Take no more requests; returns when those in hand are answered. Those that Python holds get EIO unless
+        ``python_answers``."""
+    def close(self) -> None:
+        """stop(False), then give the connection up. While the store is still open."""
+
+    @property
+    def ended_fd(self) -> int:
+        """Readable when the connection is over: unmounted, or a thread of the loop has failed."""
+    @property
+    def end_error(self) -> int:
+        """0, or the negative errno that ended it."""
+    def statistics(self) -> dict[str, Any]: ...

@@ -18,6 +18,7 @@ app = make_app("A file system for the KV cache of LLM inference.")
 class DataPath(StrEnum):
     """Who answers READ and WRITE of the kernel."""
 
+    NATIVE = "native"
     PYFUSE3 = "pyfuse3"
 
 
@@ -52,7 +53,14 @@ def mount(
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Log here. Default: one file per mountpoint.")
     ] = None,
-    data_path: Annotated[DataPath, typer.Option(help="Who serves reads and writes.")] = DataPath.PYFUSE3,
+    data_path: Annotated[DataPath, typer.Option(help="Who serves reads and writes.")] = DataPath.NATIVE,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, max=256, help="Of the native request loop. 0: by cores.")
+    ] = 0,
+    passthrough: Annotated[
+        bool,
+        typer.Option("--passthrough/--no-passthrough", help="Let the kernel read warm pages by itself, where it can."),
+    ] = True,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
@@ -64,6 +72,7 @@ def mount(
         allow_other=allow_other,
         log=log,
         foreground=foreground,
+        native=mounting.NativeOptions(data_path=data_path.value, threads=threads, passthrough=passthrough),
     )
     if foreground:
         launch.serve_in_foreground(request, verbose=verbose)

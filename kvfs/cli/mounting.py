@@ -9,14 +9,29 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvfs import paths
 from kvfs.cli.mounts import FSTYPE, mount_at, resolve_mountpoint
 from kvfs.cli.options import FstabOptions
 from kvfs.cli.probes import fuse
 from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, UsageError, VolumeError
+
+if TYPE_CHECKING:
+    from kvfs.fs.options import DataPath, RequestLoop  # at run time the daemon imports kvfs.fs, after its fork
+
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """Of the native data path, and whether it is taken at all; see ``kvfs.fs.options``."""
+
+    data_path: "DataPath" = "native"
+    threads: int = 0
+    request_loop: "RequestLoop" = "clones"
+    passthrough: bool = True
+    warm_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class MountRequest:
     allow_other: bool
     log: Path | None
     extra: tuple[str, ...] = ()
+    native: NativeOptions = NativeOptions()
 
 
 def plan(
@@ -44,6 +60,7 @@ def plan(
     allow_other: bool | None = None,
     log: Path | None = None,
     foreground: bool = False,
+    native: NativeOptions | None = None,
 ) -> MountRequest:
     """``names``: ``[STORE ...] MOUNTPOINT``. Options of the command line win over ``-o``. Raises UsageError."""
     *stores, mountpoint = names
@@ -67,6 +84,7 @@ def plan(
         allow_other=allow_other,
         log=log and log.absolute(),
         extra=fstab.extra,
+        native=native or NativeOptions(),
     )
 
 
@@ -104,6 +122,7 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
                 fsname=str(request.store),
                 log=request.log,
                 extra=request.extra,
+                **asdict(request.native),
             ),
             answer,
         )

@@ -1,5 +1,6 @@
 """The file system that the kernel talks to: pyfuse3 handlers, the control directory, the life of a mount."""
 
-from kvfs.fs.mount import MountOptions, serve
+from kvfs.fs.mount import serve
+from kvfs.fs.options import MountOptions
 
 __all__ = ["MountOptions", "serve"]

@@ -22,11 +22,11 @@ from typing import Final, Protocol
 
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
-from kvfs._native import ROOT_INODE
+from kvfs._native import FIRST_VIRTUAL_INODE, ROOT_INODE
 from kvfs.fs.attributes import NAME_TIMEOUT, absent_entry
 
 CONTROL_NAME: Final = b".kvfs"
-FIRST_VIRTUAL: Final = 0xFFFF_FFFF_FFFF_0000  # inode numbers and file handles from here on are virtual
+FIRST_VIRTUAL: Final = FIRST_VIRTUAL_INODE  # inode numbers and file handles from here on are virtual
 
 
 class VirtualHandle(Protocol):

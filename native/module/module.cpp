@@ -19,6 +19,7 @@
 #include <unordered_map>
 
 #include "format/superblock.hpp"
+#include "module/splitter.hpp"
 #include "module/warm.hpp"
 #include "store/check.hpp"
 #include "store/store.hpp"
@@ -652,5 +653,6 @@ NB_MODULE(_native, m) {
         .def("statistics", &PyStore::statistics)
         .def("close", &PyStore::close);
 
+    bind_splitter(m);
     bind_warm(m);
 }

@@ -1,13 +1,15 @@
 // One request of the kernel in hand, whichever loop brought it.
 //
-// Ownership: a loop makes a Request for every message that it takes from the kernel and gives it away as a RequestHandle.
-// Whoever holds the handle answers once, from any thread; the request then goes back to its loop, which uses it again
-// for another message. A handle that is dropped unanswered answers EIO: no client waits for ever for a bug in here.
+// Ownership: a loop makes a Request for every message that it takes from the kernel and gives it away as a
+// RequestHandle. Whoever holds the handle answers once, from any thread; the request then goes back to its loop, which
+// uses it again for another message. A handle that is dropped unanswered answers EIO: no client waits for ever for a
+// bug in here.
 #pragma once
 
 #include <linux/fuse.h>
 #include <sys/uio.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -53,6 +55,8 @@ public:
     // Of a WRITE: gives away the buffer with the data, which begins at kDataAt. Empty when the loop keeps its memory;
     // header(), in() and rest() stay valid as long as the buffer lives.
     [[nodiscard]] virtual uring::Buffer take_buffer() { return {}; }
+    // in() and rest() will not be asked again: what holds them may serve another request. header() stays.
+    virtual void arguments_done() {}
 
 protected:
     friend class RequestHandle;

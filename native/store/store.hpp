@@ -184,6 +184,8 @@ public:
     // events for the log and for the kernel's dentries ------------------------------------
     void set_wakeup(std::function<void()> wakeup);
     std::vector<Event> take_events();
+    // A line for the log, by logging's numeric levels.
+    void say(int level, std::string text);
 
     [[nodiscard]] const Counters& counters() const { return counters_; }
     [[nodiscard]] const format::Superblock& superblock() const { return sb_; }
@@ -206,7 +208,6 @@ private:
     int write_segment_header(SegmentId id, format::SegmentClass kind);
     void fill_segment_header(SegmentId id, format::SegmentClass kind, std::byte* out) const;
     void raise(Event event);
-    void say(int level, std::string text);
     std::uint64_t device_offset(SegmentId segment, std::uint64_t block) const {
         return sb_.first_segment + segment * sb_.segment_size + block * format::kBlock;
     }

@@ -1,7 +1,8 @@
 """What a million files of 4 KiB cost: memory of the daemon, recovery after a kill, a listing.
 
-The bounds are the requirements of DESIGN 4 (160 B of memory per file with a 64-character name) and of the
-first release (recovery under 5 s, ``ls`` of 100,000 names under 2 s); the figures are printed, so run with ``-s``.
+The bound is the requirement of DESIGN 4: 160 B of memory per file with a 64-character name. Times are printed, so run
+with ``-s``; what they must be (recovery under 5 s, ``ls`` of 100,000 names under 2 s) is for ``tools/bench --scale`` to
+say, on a machine that does nothing else.
 
 Memory is VmRSS of the daemon, measured when its pools are warm and the store is empty, then with the files in it;
 after the recovery it is compared with a fresh mount, whose pools are as cold.
@@ -23,8 +24,6 @@ BYTES_PER_FILE = 160
 # what heaps and request buffers move by, whatever the number of files: it says nothing about a file, and of a million
 # it may be 1 B each
 HEAP_NOISE = {50_000: 3 << 20, 1_000_000: 1 << 20}
-RECOVERY_SECONDS = 5.0
-LISTING_SECONDS = 2.0
 WORKERS = 4
 DIRECTORIES = 10
 PAGE = 4096
@@ -150,6 +149,3 @@ def test_memory_recovery_and_listing(mount: KvfsMount, count: int) -> None:
     print(f"recovery after a kill: {recovery:.2f} s; ls of {count // DIRECTORIES} names: {listing:.2f} s")
     assert per_file <= BYTES_PER_FILE + HEAP_NOISE[count] / count
     assert recovered <= BYTES_PER_FILE + HEAP_NOISE[count] / count
-    if count == 1_000_000:
-        assert recovery < RECOVERY_SECONDS
-        assert listing < LISTING_SECONDS

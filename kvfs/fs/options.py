@@ -1,0 +1,40 @@
+"""What a mount is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DataPath = Literal["native", "pyfuse3"]
+RequestLoop = Literal["clones", "uring"]
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """Absolute paths. ``fsname``: the source in the mount table. ``extra``: flags of mount(8), as they are.
+
+    ``log``: where the caller has sent the process's log; only reported here. Of the native data path: ``threads`` of
+    its request loop (0: by cores), ``passthrough`` where kernel and privileges allow, ``warm_bytes`` of memory for
+    warm pages (0: none).
+    """
+
+    store: Path
+    mountpoint: Path
+    read_only: bool
+    allow_other: bool
+    fsname: str
+    log: Path | None
+    extra: tuple[str, ...]
+    data_path: DataPath
+    threads: int
+    request_loop: RequestLoop
+    passthrough: bool
+    warm_bytes: int
+
+    def flags(self) -> tuple[str, ...]:
+        """What the kernel is to be told, in the words of mount(8)."""
+        flags = ["default_permissions", *self.extra]
+        if self.allow_other:
+            flags.append("allow_other")
+        if self.read_only:
+            flags.append("ro")
+        return tuple(flags)

@@ -1,0 +1,92 @@
+// Bytes: READ and WRITE.
+#include <algorithm>
+#include <cerrno>
+
+#include "splitter/splitter.hpp"
+
+namespace kvfs::splitter {
+
+void Splitter::read(RequestHandle request) {
+    const auto* in = request->in<fuse_read_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr) return malformed(std::move(request));
+    touch_atime(*handle);
+    const std::uint64_t ino = handle->ino;
+    const std::uint64_t offset = in->offset;
+    const std::uint32_t size = in->size;
+    if (tier_ != nullptr) {
+        const warm::PagePtr page = handle->page != nullptr ? handle->page : tier_->find(ino);
+        if (page != nullptr) {
+            counters_.warm_reads.fetch_add(1, std::memory_order_relaxed);
+            const Bytes all = page->bytes();
+            const std::size_t from = std::min<std::uint64_t>(offset, all.size());
+            return request.reply(all.subspan(from, std::min<std::size_t>(size, all.size() - from)));
+        }
+    }
+    request->arguments_done();
+    if (request->reply_memory().size() >= format::round_up(size, format::kBlock) && offset % format::kBlock == 0) {
+        read_in_place(std::move(request), ino, offset, size);
+    } else {
+        read_later(std::move(request), ino, offset, size);
+    }
+}
+
+uring::Detached Splitter::read_later(RequestHandle request, std::uint64_t ino, std::uint64_t offset,
+                                     std::uint32_t size) {
+    const auto outcome = co_await store_->read(ino, offset, size);
+    if (outcome.error != 0) {
+        fail(std::move(request), outcome.error);
+    } else {
+        request.reply(Bytes(outcome.data.buffer.data() + outcome.data.offset, outcome.data.size));
+    }
+}
+
+// The device writes into the memory that the kernel takes the answer from.
+uring::Detached Splitter::read_in_place(RequestHandle request, std::uint64_t ino, std::uint64_t offset,
+                                        std::uint32_t size) {
+    const std::span<std::byte> memory = request->reply_memory().first(format::round_up(size, format::kBlock));
+    const std::int64_t n = co_await store_->read_into(ino, offset, memory);
+    if (n < 0) {
+        fail(std::move(request), static_cast<int>(n));
+    } else {
+        request.reply(memory.first(std::min<std::uint64_t>(static_cast<std::uint64_t>(n), size)));
+    }
+}
+
+void Splitter::write(RequestHandle request) {
+    const auto* in = request->in<fuse_write_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr || request->rest(sizeof *in).size() < in->size) return malformed(std::move(request));
+    const fuse_write_in copy = *in;
+    uring::Buffer buffer = request->take_buffer();
+    write_later(std::move(request), std::move(buffer), handle->ino, copy);
+}
+
+uring::Detached Splitter::write_later(RequestHandle request, uring::Buffer buffer, std::uint64_t ino,
+                                      fuse_write_in in) {
+    const bool taken = static_cast<bool>(buffer);
+    const Bytes data = taken ? Bytes(buffer.data() + kDataAt, in.size) : request->rest(sizeof in).first(in.size);
+    std::int64_t n = 0;
+    if (taken) {
+        n = co_await store_->write(ino, in.offset, std::move(buffer), kDataAt, in.size);
+    } else {
+        n = co_await store_->write(ino, in.offset, data);
+    }
+    if (const int rc = co_await keep_in_step(ino, in.offset, in.size); rc != 0 && n >= 0) n = rc;
+    if (n < 0) {
+        fail(std::move(request), static_cast<int>(n));
+        co_return;
+    }
+    fuse_write_out out{};
+    out.size = static_cast<std::uint32_t>(n);
+    request.reply_with(out);
+}
+
+// After every change of a file's bytes or size, and before that is answered: see warm/tier.hpp.
+uring::Async<int> Splitter::keep_in_step(std::uint64_t ino, std::uint64_t offset, std::uint64_t length) {
+    if (tier_ == nullptr || tier_->drop(ino)) co_return 0;
+    const int rc = co_await tier_->refresh(ino, offset, length);
+    co_return rc;
+}
+
+}  // namespace kvfs::splitter

@@ -1,0 +1,186 @@
+// Open files: OPEN, RELEASE, FLUSH, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "splitter/splitter.hpp"
+
+namespace kvfs::splitter {
+
+void Splitter::open(RequestHandle request) {
+    const auto* in = request->in<fuse_open_in>();
+    if (in == nullptr) return malformed(std::move(request));
+    const std::uint64_t ino = request->header().nodeid;
+    open_later(std::move(request), ino, in->flags, false, {});
+}
+
+// Of OPEN, and of CREATE once the inode is there: then `attributes` is that inode's.
+uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, std::uint32_t flags, bool created,
+                                     store::Attributes attributes) {
+    const bool entry = request->header().opcode == FUSE_CREATE;
+    request->arguments_done();
+    Handle handle;
+    handle.ino = ino;
+    const std::uint32_t access = flags & O_ACCMODE;
+    handle.readable = access != O_WRONLY;
+    handle.writable = access != O_RDONLY;
+    handle.touches_atime = handle.readable && (flags & O_NOATIME) == 0 && !options_.read_only;
+    int rc = store_->open(ino, handle.writable);
+    if (rc == 0 && (flags & O_TRUNC) != 0) {  // with O_RDONLY too, as other file systems do
+        rc = co_await store_->truncate(ino, 0);
+        if (const int warm = co_await keep_in_step(ino, 0, 0); rc == 0) rc = warm;
+        if (rc != 0) store_->release(ino, handle.writable);
+    }
+    if (rc == 0 && (!entry || !created)) rc = store_->getattr(ino, attributes);
+    if (rc != 0) {
+        if (entry) store_->forget(ino, 1);  // no entry is returned, so the kernel has no reference
+        fail(std::move(request), rc);
+        co_return;
+    }
+    if (handle.touches_atime && !created) {
+        store_->touch_atime(ino);
+        forget_attributes(ino);
+    }
+    warm::PagePtr page;
+    if (passthrough_ && handle.readable && !handle.writable && S_ISREG(attributes.mode)) {
+        page = tier_->opened(ino);
+        // A buffered reader of a cold page will want all of it: it goes straight into the memory that is served. An
+        // O_DIRECT reader says that it keeps its own copy.
+        if (page == nullptr && (flags & O_DIRECT) == 0 && !has_writer(ino)) {
+            if (co_await tier_->stage(ino) != nullptr) page = tier_->opened(ino);
+        }
+    }
+    OpenOut out{};
+    const bool set_id = (attributes.mode & (S_ISUID | S_ISGID)) != 0;
+    choose_mode(handle, page, created, set_id, out);
+    if (page != nullptr && handle.page == nullptr) tier_->released(page);
+    out.fh = handles_.add(handle);
+    if (out.fh == 0) {
+        forget_open(handle);
+        store_->release(ino, handle.writable);
+        if (entry) store_->forget(ino, 1);
+        fail(std::move(request), -ENFILE);
+        co_return;
+    }
+    if (!entry) {
+        request.reply_with(out);
+        co_return;
+    }
+    fuse_entry_out entry_out = to_entry(attributes);
+    const iovec parts[2] = {{&entry_out, sizeof entry_out}, {&out, sizeof out}};
+    request.reply(std::span(parts));
+}
+
+// How the kernel is to treat this open.
+//
+// Cached, with the pages kept from open to open, is the rule for readers: data changes through this kernel only.
+// Passthrough when the page is warm, nobody holds the file open in a way that the kernel caches or may come to cache
+// by mmap (the kernel refuses the mixture), and nobody is writing to it.
+// Direct for who only writes, and for who made the file: pages written once must not push others out of the page
+// cache. It needs FUSE_DIRECT_IO_ALLOW_MMAP for shared mappings of such a descriptor. What direct I/O leaves undone is
+// to take set-ID bits away at a write, hence the exception. Direct also when readers of a warm page are there: the
+// warm page is kept in step with writes (Tier::write), the page cache would not be.
+void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool created, bool set_id, OpenOut& out) {
+    const std::lock_guard guard(opens_mutex_);
+    Opens& opens = opens_[handle.ino];
+    // the kernel admits one backing file of an inode at a time
+    const bool same = opens.passthrough == 0 || opens.page == page;
+    if (page != nullptr && same && opens.mappable == 0 && opens.writers == 0) {
+        handle.mode = OpenMode::kPassthrough;
+        handle.page = page;
+        ++opens.passthrough;
+        opens.page = page;
+        out.open_flags = kOpenPassthrough | FOPEN_NOFLUSH;
+        out.backing_id = page->backing_id();
+        counters_.passthrough_opens.fetch_add(1, std::memory_order_relaxed);
+        return;
+    }
+    if (handle.readable) ++opens.mappable;
+    if (handle.writable) ++opens.writers;
+    const bool direct = !handle.readable || (created && allows_mmap_) || opens.passthrough > 0;
+    out.open_flags = FOPEN_KEEP_CACHE;
+    if (direct && !set_id) {
+        handle.mode = OpenMode::kDirect;
+        out.open_flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+    }
+    if (!handle.writable) out.open_flags |= FOPEN_NOFLUSH;  // its close has nothing to say
+}
+
+bool Splitter::has_writer(std::uint64_t ino) {
+    const std::lock_guard guard(opens_mutex_);
+    const auto it = opens_.find(ino);
+    return it != opens_.end() && it->second.writers > 0;
+}
+
+void Splitter::forget_open(const Handle& handle) {
+    {
+        const std::lock_guard guard(opens_mutex_);
+        const auto it = opens_.find(handle.ino);
+        Opens& opens = it->second;
+        if (handle.mode == OpenMode::kPassthrough) {
+            if (--opens.passthrough == 0) opens.page.reset();  // the handle holds it still
+        } else if (handle.readable) {
+            --opens.mappable;
+        }
+        if (handle.writable) --opens.writers;
+        if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers == 0) opens_.erase(it);
+    }
+    if (handle.page != nullptr) tier_->released(handle.page);
+}
+
+void Splitter::release(RequestHandle request) {
+    const auto* in = request->in<fuse_release_in>();
+    if (in == nullptr) return malformed(std::move(request));
+    if (handles_.find(in->fh) == nullptr) return fail(std::move(request), -EBADF);
+    const Handle handle = handles_.remove(in->fh);
+    forget_open(handle);
+    fail(std::move(request), store_->release(handle.ino, handle.writable));
+}
+
+void Splitter::flush(RequestHandle request) {
+    const auto* in = request->in<fuse_flush_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr) return malformed(std::move(request));
+    if (!handle->writable) return request.reply(0);
+    request->arguments_done();
+    answer_status(std::move(request), store_->flush(handle->ino));
+}
+
+void Splitter::fsync(RequestHandle request) {
+    const auto* in = request->in<fuse_fsync_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr) return malformed(std::move(request));
+    request->arguments_done();
+    answer_status(std::move(request), store_->fsync(handle->ino));
+}
+
+void Splitter::fallocate(RequestHandle request) {
+    const auto* in = request->in<fuse_fallocate_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr) return malformed(std::move(request));
+    request.reply(-EOPNOTSUPP);
+}
+
+void Splitter::lseek(RequestHandle request) { request.reply(-ENOSYS); }
+
+void Splitter::copy_file_range(RequestHandle request) { request.reply(-ENOSYS); }
+
+void Splitter::ioctl(RequestHandle request) { request.reply(-ENOTTY); }
+
+// The kernel's attributes of an inode are out of date: its atime has changed without it knowing. Attributes only, so
+// this waits for no lock.
+void Splitter::forget_attributes(std::uint64_t ino) {
+    struct {
+        fuse_out_header header;
+        fuse_notify_inval_inode_out body;
+    } message{};
+    message.header.len = sizeof message;
+    message.header.error = FUSE_NOTIFY_INVAL_INODE;
+    message.body.ino = ino;
+    message.body.off = -1;
+    // ENOENT: the kernel has no such inode in memory, and so nothing out of date
+    [[maybe_unused]] const auto rc = ::write(fuse_fd_, &message, sizeof message);
+}
+
+}  // namespace kvfs::splitter
