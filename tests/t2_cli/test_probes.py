@@ -91,6 +91,37 @@ def test_passthrough_depends_on_kernel_configuration_and_rights(
     assert fuse.passthrough().state is state
 
 
+@pytest.mark.parametrize(
+    ("parameter", "disabled", "version", "options", "state", "says"),
+    [
+        (None, None, (6, 13), {}, State.MISSING, "6.14"),
+        (None, None, (6, 14), {"FUSE_IO_URING": "n"}, State.MISSING, "CONFIG_FUSE_IO_URING=y"),
+        (None, None, (6, 14), {"FUSE_IO_URING": "y"}, State.UNKNOWN, "modprobe fuse"),
+        ("N", "0", (6, 14), {"FUSE_FS": "m"}, State.MISSING, "options fuse enable_uring=1"),
+        ("N", "0", (6, 14), {"FUSE_FS": "y"}, State.MISSING, "fuse.enable_uring=1"),
+        ("Y", "2", (6, 14), {}, State.MISSING, "io_uring_disabled=0"),
+        ("Y", "0", (6, 14), {}, State.OK, ""),
+        ("Y", None, (6, 14), {}, State.OK, ""),
+    ],
+)
+def test_rings_depend_on_kernel_parameter_and_sysctl(
+    parameter: str | None,
+    disabled: str | None,
+    version: tuple[int, int],
+    options: dict[str, str],
+    state: State,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = {"/sys/module/fuse/parameters/enable_uring": parameter, "/proc/sys/kernel/io_uring_disabled": disabled}
+    monkeypatch.setattr(fuse, "read", texts.get)
+    monkeypatch.setattr(fuse, "kernel_version", lambda: version)
+    monkeypatch.setattr(fuse, "kernel_option", options.get)
+    found = fuse.over_io_uring()
+    assert found.state is state
+    assert says in found.remedy
+
+
 def test_the_ring_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no descriptors left a ring cannot be had, and the probe says so instead of failing."""
     import resource
