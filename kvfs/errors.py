@@ -134,6 +134,25 @@ def _name_owner(text: str, hint: str) -> tuple[str, str]:
         return text, hint
 
 
+def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a person is told of the failure of several tasks: the KvfsError that all of it comes down to.
+
+    The group itself when there is anything else in it, which is a bug, or more than one that differ.
+    """
+    ours, others = group.split(KvfsError)
+    if ours is None or others is not None:
+        return group
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [ours]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending += error.exceptions
+        else:
+            leaves.append(error)
+    return leaves[0] if len({str(leaf) for leaf in leaves}) == 1 else group
+
+
 def one_line(text: str) -> str:
     """``text`` on one printable line: line breaks become spaces, other control characters are escaped."""
     flat = " ".join(text.split())

@@ -40,6 +40,8 @@ def run(app: typer.Typer, program: str) -> NoReturn:
     """Run ``app`` on ``sys.argv`` and exit: 0, 2 for usage, 1 for failure, each failure with one line on stderr."""
     try:
         status = app(prog_name=program, standalone_mode=False) or 0
+        if status == INTERRUPTED:  # Ctrl-C, which typer catches and keeps to itself
+            fail(program, "interrupted", status)
     except KvfsError as error:
         status = fail(program, str(error), error.exit_status)
     except typer.TyperException as error:

@@ -1,5 +1,6 @@
 """``kvfs mount`` and ``kvfs umount``."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -97,7 +98,7 @@ def umount(
     from kvfs.cli.unmounting import unmount
 
     try:
-        unmount(mountpoint, lazy=lazy, timeout=timeout)
+        unmount(mountpoint, lazy=lazy, timeout=timeout, say=lambda line: print(f"kvfs: {line}", file=sys.stderr))
     except NotMounted:
         if not quiet:
             raise

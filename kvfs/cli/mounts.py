@@ -4,9 +4,11 @@ A mount whose daemon was killed, stopped or hangs fails or blocks every call tha
 looks below a mountpoint, but for is_dead().
 """
 
+import ctypes
 import errno
 import os
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +18,43 @@ from kvfs.errors import NotMounted
 FSTYPE = "fuse.kvfs"
 _MOST_LINKS = 40  # that the kernel follows
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_AT_FDCWD = -100
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_BYTES, _STATX_DEVICE = 256, struct.Struct("136x II")  # of struct statx; its stx_dev_major and _minor
 
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo (proc_pid_mountinfo(5)). ``source``: for kvfs, the path of the store."""
+    """One line of mountinfo (proc_pid_mountinfo(5)). ``source``: for kvfs, the path of the store.
 
+    ``ident`` is the mount's alone, in all namespaces; ``device`` (major:minor) the file system's, however often it is
+    mounted.
+    """
+
+    ident: int
+    device: str
     mountpoint: Path
     fstype: str
     source: str
     options: tuple[str, ...]
 
 
-def mount_table() -> list[Mount]:
-    """In the order of mounting: what is mounted over another mount comes after it."""
+def mount_table(process: Path = Path("/proc/self")) -> list[Mount]:
+    """In the order of mounting: what is mounted over another mount comes after it. OSError: the process is gone."""
     table = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in (process / "mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, rest = line.partition(" - ")
-        mountpoint, options = fields.split(" ")[4:6]
+        ident, _, device, _, mountpoint, options = fields.split(" ")[:6]
         fstype, source, super_options = rest.split(" ")[:3]
         table.append(
-            Mount(Path(_decode(mountpoint)), fstype, _decode(source), (*options.split(","), *super_options.split(",")))
+            Mount(
+                ident=int(ident),
+                device=device,
+                mountpoint=Path(_decode(mountpoint)),
+                fstype=fstype,
+                source=_decode(source),
+                options=(*options.split(","), *super_options.split(",")),
+            )
         )
     return table
 
@@ -109,6 +127,65 @@ def users_of(mount: Mount) -> list[str]:
         if any(target == root or target.startswith(root.rstrip("/") + "/") for target in targets):
             found.append(f"{_command(process)} ({process.name})")
     return found
+
+
+def copies_of(mount: Mount) -> list[str]:
+    """Where else the file system of ``mount`` is mounted, in words: here, or in other mount namespaces, each with a
+    process that lives there. A namespace that ``mount`` was cloned into keeps its copy when the original goes."""
+    found = {
+        copy.ident: f"mounted on {copy.mountpoint} too"
+        for copy in mount_table()
+        if copy.device == mount.device and copy.ident != mount.ident
+    }
+    namespaces = {_target(Path("/proc/self/ns/mnt"))}
+    for process in sorted(_processes(), key=lambda process: int(process.name)):
+        namespace = _target(process / "ns" / "mnt")
+        if namespace in namespaces:
+            continue
+        if namespace:  # else another user's, whose mounts can be read nevertheless
+            namespaces.add(namespace)
+        try:
+            table = mount_table(process)
+        except OSError:
+            continue
+        for copy in table:
+            if copy.device == mount.device and copy.fstype == mount.fstype and copy.ident != mount.ident:
+                where = f"mounted on {copy.mountpoint} in the mount namespace of {_command(process)} ({process.name})"
+                found.setdefault(copy.ident, where)
+    return list(found.values())
+
+
+def holders_of(mount: Mount) -> list[str]:
+    """Processes with something of the file system of ``mount`` open, by whatever path, as ``name (pid)``."""
+    found = []
+    for process in _processes():
+        try:
+            links = [*(process / "fd").iterdir(), *(process / link for link in ("cwd", "root", "exe"))]
+        except OSError:
+            continue
+        if any(_device_of(link) == mount.device for link in links):
+            found.append(f"{_command(process)} ({process.name})")
+    return found
+
+
+def is_stopped(pid: int) -> bool:
+    """By a signal or a tracer."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "Tt"
+
+
+def _device_of(link: Path) -> str:
+    """major:minor of what ``link`` leads to; empty when that cannot be told. Never asks the file system itself, which
+    stat would, and hang in one that hangs."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.statx(_AT_FDCWD, os.fsencode(link), _AT_STATX_DONT_SYNC, 0, buffer) != 0:
+        return ""
+    major, minor = _STATX_DEVICE.unpack_from(buffer)
+    return f"{major}:{minor}"
 
 
 def _processes() -> Iterator[Path]:

@@ -35,7 +35,7 @@ import trio
 
 from kvfs import __version__
 from kvfs._native import Store
-from kvfs.errors import from_oserror
+from kvfs.errors import MountError, from_oserror, only_error
 from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
 from kvfs.fs.operations import FileSystem
@@ -67,6 +67,11 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
             session.mount(_file_system(engine, session, options))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
             trio.run(_serve, engine, session, options.mountpoint, ready)
+        except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
+            error = only_error(group)
+            if error is group:
+                raise
+            raise error from group
         finally:
             session.close()
             log.info("%s: unmounted", options.mountpoint)
@@ -143,13 +148,11 @@ async def _end_on_signal(session: Session) -> None:
 
 
 async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
-    """Call ``ready`` after a request has gone to the kernel, to the session and back."""
+    """Call ``ready`` after a request has gone to the kernel, to the session and back. MountError when it fails."""
     try:
         root = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:
-        log.error("%s: mounted, but does not answer: %s", mountpoint, error.strerror)
-        pyfuse3.terminate()
-        return
+        raise MountError(f"{mountpoint}: mounted, but does not answer: {error.strerror}") from error
     tune(root.st_dev)
     # What start-up has made lives as long as the mount; the collector need not look at it again and again.
     gc.collect()

@@ -14,6 +14,15 @@ def test_one_line_joins_what_is_wrong_and_what_to_do() -> None:
     assert str(errors.MountError("bell \a, \x1b[31mred, lone \udcff")) == "bell \\x07, \\x1b[31mred, lone \\udcff"
 
 
+def test_a_group_of_one_error_is_that_error() -> None:
+    error = errors.MountError("a", "b")
+    assert errors.only_error(ExceptionGroup("tasks", [error])) is error
+    assert errors.only_error(ExceptionGroup("tasks", [ExceptionGroup("more", [error])])) is error
+    for bug in ([error, ValueError()], [ValueError()], [error, errors.MountError("c")], [KeyboardInterrupt(), error]):
+        group = BaseExceptionGroup("tasks", bug)
+        assert errors.only_error(group) is group
+
+
 def test_only_usage_exits_with_two() -> None:
     statuses = {
         name: kind.exit_status

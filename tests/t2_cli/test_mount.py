@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def is_gone(pid: int) -> bool:
 
 def umount(place: Place, *options: str) -> None:
     done = place.run("kvfs", "umount", *options, place.mountpoint)
-    assert (done.status, done.output, done.error) == (0, "", "")
+    assert (done.status, done.output) == (0, ""), done
+    # on a busy machine a flush may take long enough to be spoken of
+    assert all("unmounted; waiting: daemon" in line for line in done.error.splitlines()), done
     assert not is_mounted(place.mountpoint)
 
 
@@ -177,6 +180,31 @@ def test_foreground_logs_to_a_file_when_told(place: Place) -> None:
     assert (process.returncode, output, error) == (0, b"", b"")
 
 
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        ("errors.MountError('the mount is lost', 'try again')", "the mount is lost; try again"),
+        ("OSError(errno.EIO, 'input/output error')", "mounted, but does not answer: input/output error"),
+    ],
+)
+def test_a_mount_that_fails_when_it_is_asked_first_is_one_line(place: Place, failure: str, line: str) -> None:
+    """And leaves nothing: neither the mount nor the store that was made for it."""
+    code = (
+        "import errno, os, sys; from kvfs import errors; from kvfs.cli.kvfs import main\n"
+        "from kvfs.fs import mount\n"
+        "def fail(_path):\n"
+        f"    raise {failure}\n"
+        "mount.os = type('os', (), {**vars(os), 'stat': staticmethod(fail)})\n"
+        f"sys.argv = ['kvfs', 'mount', '-f', '--log', 'log', '--size', '64M', {str(place.store)!r}, "
+        f"{str(place.mountpoint)!r}]; main()"
+    )
+    done = place.run("python", "-c", code)
+    done.says(line)
+    assert done.status == 1
+    assert not is_mounted(place.mountpoint)
+    assert not place.store.exists()
+
+
 def test_foreground_failure_is_one_line(place: Place) -> None:
     place.run("kvfs", "mount", "-f", place.store, place.root / "none").says("/none: no such directory")
 
@@ -264,8 +292,81 @@ def test_a_daemon_that_takes_too_long(place: Place) -> None:
         done = place.run("kvfs", "umount", "--timeout", "0.2", place.mountpoint)
     finally:
         os.kill(pid, signal.SIGCONT)
-    done.says(f"unmounted, but daemon {pid} still writes to {place.store} after 0.2 s")
+    done.says(f"unmounted, but after 0.2 s daemon {pid} is stopped", f"kill -CONT {pid}", f"{place.store} not closed")
     wait_for(lambda: is_gone(pid), "the daemon's end")
+
+
+@pytest.fixture
+def other_namespace(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """A mounted store, and a process whose mount namespace has a copy of that mount, as a container would."""
+    assert place.mount().status == 0
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sleeper:
+        assert sleeper.stdout is not None
+        assert sleeper.stdout.readline() == b"ready\n"
+        try:
+            yield sleeper
+        finally:
+            sleeper.kill()
+
+
+@pytest.mark.root
+def test_umount_says_which_namespace_it_waits_for(place: Place, other_namespace: subprocess.Popen[bytes]) -> None:
+    pid = daemon(place)
+    held = f"mounted on {place.mountpoint} in the mount namespace of sleep ({other_namespace.pid})"
+    with place.start("kvfs", "umount", place.mountpoint) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        assert line.startswith(f"kvfs: {place.mountpoint}: unmounted; waiting: daemon {pid} still serves it, {held}; ")
+        assert not is_mounted(place.mountpoint)
+        assert process.poll() is None
+        other_namespace.kill()
+        output, error = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, b""), error
+    assert is_gone(pid)
+
+
+@pytest.mark.root
+def test_to_interrupt_the_wait_for_a_namespace_is_safe(place: Place, other_namespace: subprocess.Popen[bytes]) -> None:
+    pid = daemon(place)
+    (place.mountpoint / "page").write_bytes(PAGE)
+    with place.start("kvfs", "umount", place.mountpoint) as process:
+        assert process.stderr is not None
+        assert b"Ctrl-C" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, b"kvfs: interrupted\n")
+    assert not is_gone(pid)
+    done = place.mount()
+    done.says("in use", f"pid {pid}")
+    namespace = ["nsenter", "--target", str(other_namespace.pid), "--mount"]
+    copy = subprocess.run([*namespace, "cat", place.mountpoint / "page"], capture_output=True, timeout=60, check=True)
+    assert copy.stdout == PAGE
+    subprocess.run([*namespace, "umount", place.mountpoint], timeout=60, check=True)
+    wait_for(lambda: is_gone(pid), "the daemon's end after the last copy")
+    assert place.mount().status == 0
+    assert (place.mountpoint / "page").read_bytes() == PAGE
+
+
+@pytest.mark.root
+def test_a_timeout_says_what_it_waited_for(place: Place) -> None:
+    """A bind mount, and then a file that is open in one that is detached: no table shows that any more."""
+    assert place.mount().status == 0
+    pid = daemon(place)
+    (place.mountpoint / "page").write_bytes(PAGE)
+    copy = place.root / "copy"
+    copy.mkdir()
+    subprocess.run(["mount", "--bind", place.mountpoint, copy], timeout=60, check=True)
+    done = place.run("kvfs", "umount", "--timeout", "0", place.mountpoint)
+    done.says(f"unmounted, but after 0 s daemon {pid} still serves it, mounted on {copy} too")
+    second = place.root / "second"
+    second.mkdir()
+    subprocess.run(["mount", "--bind", copy, second], timeout=60, check=True)
+    with (copy / "page").open("rb"):
+        subprocess.run(["umount", "--lazy", copy], timeout=60, check=True)
+        done = place.run("kvfs", "umount", "--timeout", "0", second)
+        done.says(f"daemon {pid} still serves it, used by", f"({os.getpid()})")
+    wait_for(lambda: is_gone(pid), "the daemon's end after the last close")
 
 
 def test_sigterm_flushes_and_unmounts(place: Place) -> None:
