@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kvfs.cli.app import make_app, print_json, run
+from kvfs.errors import UsageError
 from kvfs.paths import require_text
 from kvfs.units import parse_size
 
@@ -95,6 +96,31 @@ def status(
         print(stats.decode().rstrip("\n"))
     else:
         print_status(stats)
+
+
+@app.command()
+def warm(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Files in a kvfs mount, and directories with all that is below them.",
+            callback=lambda paths: [require_text(path) for path in paths],
+        ),
+    ],
+    check: Annotated[bool, typer.Option("--check", help="Only say how much is in memory.")] = False,
+    evict: Annotated[bool, typer.Option("--evict", help="Let go of what is in memory.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Files at a time.")] = 16,
+    json: Json = False,
+) -> None:
+    """Bring files into memory. Exit status: 0 when that was done, 1 when something failed."""
+    from kvfs.cli.warm import Action, print_summary, warm_paths
+
+    if check and evict:
+        raise UsageError("expected --check or --evict, found both", "give one of them")
+    summary = warm_paths(paths, Action.CHECK if check else Action.EVICT if evict else Action.WARM, jobs)
+    print_json(summary) if json else print_summary(summary)
+    raise typer.Exit(1 if summary.failed_files else 0)
 
 
 @app.command()

@@ -51,7 +51,8 @@ class Report:
 def ask(fd: int, command: int) -> Report:
     """``command``: WARM, STATE or EVICT.
 
-    OSError: ENOTTY (no warm tier answers for this file), ENOSPC (no room in the tier that may be taken), EBUSY (not
-    evicted: clients read it by passthrough), ESTALE (it changes all the time), EIO (it cannot be read).
+    OSError: ENOTTY (no warm tier answers for this file), ENOSPC (no room in the tier that may be taken), ESTALE (it
+    changes all the time), EIO (it cannot be read). What clients read by passthrough, ``fd`` included, is evicted when
+    the last of them closes it.
     """
     return Report.parse(fcntl.ioctl(fd, command, EMPTY_REPORT))

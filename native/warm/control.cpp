@@ -19,7 +19,7 @@ uring::Async<int> control(Tier& tier, std::uint64_t ino, std::uint32_t command, 
     std::memcpy(&report, in.data(), sizeof report);
     if (report.flags != 0) co_return -EINVAL;
 
-    if (command == kIocWarmEvict && !tier.drop(ino)) co_return -EBUSY;
+    if (command == kIocWarmEvict) tier.evict(ino);
     Warmth state{};
     int rc = tier.warmth(ino, state, report.size);
     if (rc != 0) co_return rc;

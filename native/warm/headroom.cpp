@@ -54,10 +54,12 @@ void Headroom::find_groups(const std::string& root) {
         const std::string controllers = line.substr(first + 1, second - first - 1);
         const bool is_v2 = controllers.empty();
         if (!is_v2 && controllers != "memory") continue;  // v1 has no reason to mount it together with others
+        const std::string hierarchy = root + (is_v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory");
         std::string path = line.substr(second + 1);
         if (path == "/") path.clear();
         for (;;) {
-            const std::string at = root + "/sys/fs/cgroup" + (is_v2 ? "" : "/memory") + path;
+            std::string at = hierarchy;
+            at += path;
             if (is_v2) {
                 groups_.push_back({at + "/memory.max", at + "/memory.current", at + "/memory.stat", "inactive_file"});
             } else {

@@ -71,7 +71,7 @@ private:
     std::atomic<bool> touched_{false};  // since eviction last looked at it
     // guarded by the shard's lock:
     std::uint32_t users_ = 0;  // handles of clients that read it by passthrough
-    bool is_altered_ = false;  // was refreshed: goes with its last user
+    bool is_leaving_ = false;  // goes with its last user: it was refreshed, or somebody wants it gone
     bool is_resized_ = false;  // size() is not the file's any more: not for find() or open()
     uring::AsyncMutex refreshing_;
     std::uint64_t length_;  // of the file as its users see it; guarded by refreshing_

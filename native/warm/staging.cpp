@@ -179,7 +179,7 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
             place.slots.erase(it);
             co_return 0;
         }
-        page->is_altered_ = true;
+        page->is_leaving_ = true;
     }
     counters_.refreshes.fetch_add(1, std::memory_order_relaxed);
     co_await page->refreshing_.lock();

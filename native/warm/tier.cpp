@@ -3,7 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <fstream>
 #include <utility>
 
 namespace kvfs::warm {
@@ -19,11 +19,7 @@ std::uint64_t most_pages() {
         if (setrlimit(RLIMIT_NOFILE, &files) != 0) getrlimit(RLIMIT_NOFILE, &files);
     }
     std::uint64_t mappings = 65530;  // the kernel's default
-    if (std::FILE* file = std::fopen("/proc/sys/vm/max_map_count", "re"); file != nullptr) {
-        unsigned long long found = 0;
-        if (std::fscanf(file, "%llu", &found) == 1) mappings = found;
-        std::fclose(file);
-    }
+    if (std::uint64_t found = 0; std::ifstream("/proc/sys/vm/max_map_count") >> found) mappings = found;
     return std::min<std::uint64_t>(files.rlim_cur, mappings) / 4 * 3;
 }
 
@@ -110,7 +106,7 @@ void Tier::released(const PagePtr& page) {
     Shard& place = shard(page->ino());
     PagePtr gone;  // freed after the lock
     const std::lock_guard guard(place.mutex);
-    if (--page->users_ > 0 || !page->is_altered_) return;
+    if (--page->users_ > 0 || !page->is_leaving_) return;
     const auto it = place.slots.find(page->ino());
     if (it == place.slots.end() || it->second.page != page) return;
     gone = std::move(it->second.page);
@@ -129,6 +125,14 @@ bool Tier::drop(std::uint64_t ino) {
     gone = std::move(slot.page);
     place.slots.erase(it);
     return true;
+}
+
+void Tier::evict(std::uint64_t ino) {
+    if (drop(ino)) return;
+    Shard& place = shard(ino);
+    const std::lock_guard guard(place.mutex);
+    const auto it = place.slots.find(ino);
+    if (it != place.slots.end() && it->second.page != nullptr) it->second.page->is_leaving_ = true;
 }
 
 void Tier::forget(std::uint64_t ino) {

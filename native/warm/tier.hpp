@@ -97,6 +97,8 @@ public:
     // Takes the page out of the tier and makes a staging in flight stale. False when the page stays, because it is in
     // use.
     bool drop(std::uint64_t ino);
+    // drop() for who wants the memory back: a page in use goes with its last user.
+    void evict(std::uint64_t ino);
     // Brings a page in use up to date with the store: its size, and [offset, offset + length) of its bytes.
     // 0 or -errno; the page's users may then see old bytes, so the change should fail with it.
     uring::Async<int> refresh(std::uint64_t ino, std::uint64_t offset, std::uint64_t length);
@@ -142,6 +144,7 @@ private:
 
     static constexpr std::size_t kShards = 64;
 
+    std::array<Shard, kShards> shards_;
     store::Store& store_;
     const Options options_;
     const MemorySource memory_;
@@ -150,7 +153,6 @@ private:
     std::shared_ptr<Resident> resident_ = std::make_shared<Resident>();
     std::shared_ptr<Passthrough> passthrough_;  // null until enabled
     std::atomic<bool> has_passthrough_{false};
-    std::array<Shard, kShards> shards_;
 
     std::mutex order_mutex_;
     std::list<std::weak_ptr<Page>> order_;  // next to evict in front
