@@ -23,6 +23,13 @@ class DataPath(StrEnum):
     PYFUSE3 = "pyfuse3"
 
 
+class RequestLoop(StrEnum):
+    """How requests come from the kernel to the native data path."""
+
+    CLONES = "clones"
+    URING = "uring"
+
+
 @app.command()
 def mount(
     names: Annotated[
@@ -62,6 +69,15 @@ def mount(
         bool,
         typer.Option("--passthrough/--no-passthrough", help="Let the kernel read warm pages by itself, where it can."),
     ] = True,
+    request_loop: Annotated[
+        RequestLoop, typer.Option(help="Clones of /dev/fuse, or FUSE over io_uring (`kvfsctl doctor` says where).")
+    ] = RequestLoop.CLONES,
+    warm_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory for warm pages, 0 for none. Default: a quarter of what the machine has."
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
@@ -73,7 +89,13 @@ def mount(
         allow_other=allow_other,
         log=log,
         foreground=foreground,
-        native=mounting.NativeOptions(data_path=data_path.value, threads=threads, passthrough=passthrough),
+        native=mounting.NativeOptions(
+            data_path=data_path.value,
+            threads=threads,
+            request_loop=request_loop.value,
+            passthrough=passthrough,
+            warm_bytes=None if warm_size is None else 0 if warm_size == "0" else parse_size(warm_size),
+        ),
     )
     if foreground:
         launch.serve_in_foreground(request, verbose=verbose)

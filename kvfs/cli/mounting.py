@@ -31,7 +31,7 @@ class NativeOptions:
     threads: int = 0
     request_loop: "RequestLoop" = "clones"
     passthrough: bool = True
-    warm_bytes: int = 0
+    warm_bytes: int | None = None
 
 
 @dataclass(frozen=True)

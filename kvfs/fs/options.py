@@ -14,7 +14,7 @@ class MountOptions:
 
     ``log``: where the caller has sent the process's log; only reported here. Of the native data path: ``threads`` of
     its request loop (0: by cores), ``passthrough`` where kernel and privileges allow, ``warm_bytes`` of memory for
-    warm pages (0: none).
+    warm pages (0: none, None: a quarter of what the machine or the cgroup has).
     """
 
     store: Path
@@ -28,7 +28,7 @@ class MountOptions:
     threads: int
     request_loop: RequestLoop
     passthrough: bool
-    warm_bytes: int
+    warm_bytes: int | None
 
     def flags(self) -> tuple[str, ...]:
         """What the kernel is to be told, in the words of mount(8)."""

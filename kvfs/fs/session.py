@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyfuse3
 import trio
 
-from kvfs._native import Splitter, Store
+from kvfs._native import Splitter, Store, default_warm_budget
 from kvfs.errors import MountError, one_line
 from kvfs.fs.device import detach_device, escape, mount_device
 from kvfs.fs.operations import FileSystemStatistics
@@ -92,7 +92,7 @@ class NativeSession:
     """
 
     def __init__(self, store: Store, options: MountOptions) -> None:
-        self.components: Mapping[str, Callable[[], Any]] = {"splitter": self._statistics}
+        self.components: Mapping[str, Callable[[], Any]] = {"splitter": self._statistics, "warm": self._warm_statistics}
         self._options = options
         self._store = store
         self._fd = -1
@@ -121,7 +121,7 @@ class NativeSession:
             loop=options.request_loop,
             read_only=options.read_only,
             passthrough=options.passthrough,
-            warm_bytes=options.warm_bytes,
+            warm_bytes=default_warm_budget() if options.warm_bytes is None else options.warm_bytes,
         )
         logging.getLogger("pyfuse3").addFilter(_is_worth_logging)
         with _captured_stderr() as said:
@@ -150,7 +150,7 @@ class NativeSession:
 
     def close(self) -> None:
         if self._splitter is not None:
-            self._splitter.close()
+            self._splitter.stop(python_answers=False)
         if self._is_initialised:
             pyfuse3.close(unmount=False)
         if self._fd >= 0:
@@ -158,10 +158,18 @@ class NativeSession:
             if problem:
                 log.error("%s: cannot unmount: %s", self._options.mountpoint, problem)
             os.close(self._fd)
+        if self._splitter is not None:
+            self._splitter.close()
 
-    def _statistics(self) -> Any:
+    def _statistics(self) -> dict[str, Any]:
+        """Of the splitter; its warm tier is a component of its own."""
         assert self._splitter is not None
-        return self._splitter.statistics()
+        return {name: value for name, value in self._splitter.statistics().items() if name != "warm"}
+
+    def _warm_statistics(self) -> dict[str, Any]:
+        assert self._splitter is not None
+        warm: dict[str, Any] = self._splitter.statistics().get("warm", {})
+        return warm
 
 
 class _MountOption(str):

@@ -5,6 +5,7 @@
 
 #include "module/module.hpp"
 #include "module/splitter.hpp"
+#include "module/warm.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -47,15 +48,23 @@ nb::dict statistics(const Splitter& self) {
     out["passthrough_opens_total"] = get(counters.passthrough_opens);
     out["warm_reads_total"] = get(counters.warm_reads);
     out["open_files"] = self.open_files();
-    const auto& loop = self.loop().counters();
-    nb::dict loop_out;
-    loop_out["kind"] = self.loop_name();
-    loop_out["threads"] = self.loop().threads();
-    loop_out["requests_total"] = get(loop.requests);
-    loop_out["replies_total"] = get(loop.replies);
-    loop_out["replies_refused_total"] = get(loop.replies_refused);
-    loop_out["in_hand"] = get(loop.in_hand);
-    out["loop"] = loop_out;
+    nb::dict loop;
+    loop["kind"] = self.loop_kind() == splitter::LoopKind::kUring ? "uring" : "clones";
+    std::uint64_t threads = 0, requests = 0, replies = 0, refused = 0, in_hand = 0;
+    for (const splitter::RequestLoop* each : self.loops()) {
+        const auto& counts = each->counters();
+        threads += each->threads();
+        requests += get(counts.requests);
+        replies += get(counts.replies);
+        refused += get(counts.replies_refused);
+        in_hand += get(counts.in_hand);
+    }
+    loop["threads"] = threads;
+    loop["requests_total"] = requests;
+    loop["replies_total"] = replies;
+    loop["replies_refused_total"] = refused;
+    loop["in_hand"] = in_hand;
+    out["loop"] = loop;
     const auto& init = self.negotiated();
     nb::dict negotiated;
     negotiated["protocol_minor"] = init.minor;
@@ -64,6 +73,7 @@ nb::dict statistics(const Splitter& self) {
     negotiated["max_background"] = init.max_background;
     negotiated["passthrough"] = self.passthrough() ? 1 : 0;
     out["init"] = negotiated;
+    if (self.tier() != nullptr) out["warm"] = to_dict(self.tier()->statistics());
     return out;
 }
 

@@ -83,6 +83,8 @@ private:
     std::unique_ptr<warm::Tier> tier_;
 };
 
+}  // namespace
+
 nb::dict to_dict(const warm::Statistics& s) {
     nb::dict out;
     out["budget_bytes"] = s.budget_bytes;
@@ -105,8 +107,6 @@ nb::dict to_dict(const warm::Statistics& s) {
     out["memory"] = s.memory;
     return out;
 }
-
-}  // namespace
 
 void bind_warm(nb::module_& m) {
     m.def("default_warm_budget", [] { return warm::default_budget(); });

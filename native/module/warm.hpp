@@ -3,7 +3,11 @@
 
 #include <nanobind/nanobind.h>
 
+#include "warm/tier.hpp"
+
 namespace kvfs::python {
+
+nanobind::dict to_dict(const warm::Statistics& statistics);
 
 void bind_warm(nanobind::module_& m);
 

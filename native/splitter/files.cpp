@@ -2,9 +2,12 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "splitter/splitter.hpp"
+#include "warm/ioctl.hpp"
 
 namespace kvfs::splitter {
 
@@ -159,14 +162,85 @@ void Splitter::fallocate(RequestHandle request) {
     const auto* in = request->in<fuse_fallocate_in>();
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
     if (handle == nullptr) return malformed(std::move(request));
-    request.reply(-EOPNOTSUPP);
+    fallocate_later(std::move(request), handle->ino, *in);
 }
 
-void Splitter::lseek(RequestHandle request) { request.reply(-ENOSYS); }
+uring::Detached Splitter::fallocate_later(RequestHandle request, std::uint64_t ino, fuse_fallocate_in in) {
+    request->arguments_done();
+    int rc = co_await store_->fallocate(ino, static_cast<int>(in.mode), in.offset, in.length);
+    if (const int warm = co_await keep_in_step(ino, in.offset, in.length); rc == 0) rc = warm;
+    fail(std::move(request), rc);
+}
 
-void Splitter::copy_file_range(RequestHandle request) { request.reply(-ENOSYS); }
+void Splitter::lseek(RequestHandle request) {
+    const auto* in = request->in<fuse_lseek_in>();
+    const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
+    if (handle == nullptr) return malformed(std::move(request));
+    lseek_later(std::move(request), handle->ino, *in);
+}
 
-void Splitter::ioctl(RequestHandle request) { request.reply(-ENOTTY); }
+uring::Detached Splitter::lseek_later(RequestHandle request, std::uint64_t ino, fuse_lseek_in in) {
+    request->arguments_done();
+    const std::int64_t found = co_await store_->seek(ino, in.offset, static_cast<int>(in.whence));
+    if (found < 0) {
+        fail(std::move(request), static_cast<int>(found));
+        co_return;
+    }
+    fuse_lseek_out out{};
+    out.offset = static_cast<std::uint64_t>(found);
+    request.reply_with(out);
+}
+
+void Splitter::copy_file_range(RequestHandle request) {
+    const auto* in = request->in<fuse_copy_file_range_in>();
+    const Handle* from = in == nullptr ? nullptr : handles_.find(in->fh_in);
+    const Handle* to = from == nullptr ? nullptr : handles_.find(in->fh_out);
+    if (to == nullptr) return malformed(std::move(request));
+    copy_later(std::move(request), from->ino, to->ino, *in);
+}
+
+uring::Detached Splitter::copy_later(RequestHandle request, std::uint64_t from, std::uint64_t to,
+                                     fuse_copy_file_range_in in) {
+    constexpr std::uint64_t kMost = 0x7fff'f000;  // as read(2) and write(2); the answer has 32 bits
+    request->arguments_done();
+    std::int64_t n =
+        co_await store_->copy_range(from, in.off_in, to, in.off_out, std::min<std::uint64_t>(in.len, kMost));
+    if (n > 0) {
+        if (const int rc = co_await keep_in_step(to, in.off_out, static_cast<std::uint64_t>(n)); rc != 0) n = rc;
+    }
+    if (n < 0) {
+        fail(std::move(request), static_cast<int>(n));
+        co_return;
+    }
+    fuse_write_out out{};
+    out.size = static_cast<std::uint32_t>(n);
+    request.reply_with(out);
+}
+
+void Splitter::ioctl(RequestHandle request) {
+    const auto* in = request->in<fuse_ioctl_in>();
+    if (in == nullptr) return malformed(std::move(request));
+    const Handle* handle = handles_.find(in->fh);
+    if (tier_ == nullptr || handle == nullptr || !handle->readable) return request.reply(-ENOTTY);
+    ioctl_later(std::move(request), handle->ino, *in);
+}
+
+uring::Detached Splitter::ioctl_later(RequestHandle request, std::uint64_t ino, fuse_ioctl_in in) {
+    const Bytes rest = request->rest(sizeof in);
+    struct {
+        fuse_ioctl_out head;
+        std::array<std::byte, sizeof(warm::Report)> data;
+    } out{};
+    const std::size_t room = std::min<std::size_t>(in.out_size, out.data.size());
+    const int rc =
+        co_await warm::control(*tier_, ino, in.cmd, rest.first(std::min<std::size_t>(in.in_size, rest.size())),
+                               std::span(out.data).first(room));
+    if (rc < 0) {
+        fail(std::move(request), rc);
+        co_return;
+    }
+    request.reply(Bytes(reinterpret_cast<const std::byte*>(&out), sizeof out.head + room));
+}
 
 // The kernel's attributes of an inode are out of date: its atime has changed without it knowing. Attributes only, so
 // this waits for no lock.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "splitter/splitter.hpp"
+#include "splitter/uring_protocol.hpp"
 
 namespace kvfs::splitter {
 namespace {
@@ -30,6 +31,15 @@ InitOut Splitter::negotiate(const fuse_init_in& in) {
     if ((in.flags & FUSE_INIT_EXT) != 0) offered |= std::uint64_t{in.flags2} << 32;
     std::uint64_t wanted = kWanted;
     if (options_.passthrough && options_.warm_bytes != 0 && geteuid() == 0) wanted |= kInitPassthrough;
+    if (options_.loop == LoopKind::kUring) {
+        wanted |= kFuseOverIoUring;
+        if ((offered & kFuseOverIoUring) == 0) {
+            throw std::system_error(
+                EOPNOTSUPP, std::generic_category(),
+                "expected FUSE over io_uring, found a kernel that does not offer it (Linux 6.14 with "
+                "fuse.enable_uring=1 does)");
+        }
+    }
     const std::uint64_t agreed = offered & wanted;
     InitOut out{};
     out.major = FUSE_KERNEL_VERSION;

@@ -12,7 +12,6 @@ namespace kvfs::splitter {
 // Above 32 bits: in flags2 of INIT.
 inline constexpr std::uint64_t kInitDirectIoAllowMmap = std::uint64_t{1} << 36;
 inline constexpr std::uint64_t kInitPassthrough = std::uint64_t{1} << 37;
-inline constexpr std::uint64_t kInitOverIoUring = std::uint64_t{1} << 41;
 
 inline constexpr std::uint32_t kOpenPassthrough = 1U << 7;
 

@@ -9,8 +9,6 @@
 #include <system_error>
 #include <thread>
 
-#include "splitter/clone_loop.hpp"
-
 namespace kvfs::splitter {
 namespace {
 
@@ -43,37 +41,58 @@ Splitter::~Splitter() {
 void Splitter::close() {
     if (fuse_fd_ < 0) return;
     stop(false);
-    loop_.reset();
     store_->set_inode_hook({});
     tier_.reset();  // gives back its backing files, for which the connection has to be there
-    ::close(fuse_fd_);
+    device_.reset();
+    ::close(fuse_fd_);  // the last descriptor: what the kernel still has for the rings is aborted
     fuse_fd_ = -1;
+    rings_.reset();
 }
 
 void Splitter::start() {
+    const auto say = [this](int level, std::string text) { report(level, std::move(text)); };
+    if (options_.loop == LoopKind::kUring) {
+        rings_ = std::make_unique<UringLoop>(
+            fuse_fd_, UringOptions{.largest_payload = kMaxWrite, .threads = options_.threads}, *this, say);
+    }
     handshake();
     if (options_.warm_bytes != 0) {
-        tier_ = std::make_unique<warm::Tier>(
-            *store_,
-            warm::Options{.budget_bytes = options_.warm_bytes, .fuse_fd = fuse_fd_, .passthrough = passthrough_});
+        tier_ = std::make_unique<warm::Tier>(*store_, warm::Options{.budget_bytes = options_.warm_bytes,
+                                                                    .fuse_fd = fuse_fd_,
+                                                                    .passthrough = passthrough_,
+                                                                    .system_root = {}});
         store_->set_inode_hook([this](std::uint64_t ino) { tier_->forget(ino); });
     }
-    loop_ = std::make_unique<CloneLoop>(fuse_fd_, options_.threads, store_->request_pool(), *this,
-                                        [this](int level, std::string text) { report(level, std::move(text)); });
+    // beside rings, /dev/fuse has only what the kernel never sends by ring: FORGET, INTERRUPT
+    const unsigned readers = rings_ == nullptr ? options_.threads : 1;
+    device_ = std::make_unique<CloneLoop>(fuse_fd_, readers, store_->request_pool(), *this, say);
     relay_.start();
-    loop_->start();
+    device_->start();
+    if (rings_ != nullptr) rings_->start();
 }
 
 void Splitter::stop(bool python_answers) {
-    if (loop_ == nullptr) return;
-    loop_->stop();
+    if (device_ == nullptr) return;
+    device_->stop();
+    if (rings_ != nullptr) rings_->stop();
     if (!python_answers) relay_.close();
     // What is in hand now is at the device, or Python's: neither needs a worker to come to its end.
-    while (loop_->counters().in_hand.load() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (in_hand() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     relay_.close();
 }
 
-std::string Splitter::loop_name() const { return options_.loop == LoopKind::kUring ? "uring" : "clones"; }
+std::uint64_t Splitter::in_hand() const {
+    std::uint64_t count = 0;
+    for (const RequestLoop* loop : loops()) count += loop->counters().in_hand.load();
+    return count;
+}
+
+std::vector<const RequestLoop*> Splitter::loops() const {
+    std::vector<const RequestLoop*> out;
+    if (rings_ != nullptr) out.push_back(rings_.get());
+    if (device_ != nullptr) out.push_back(device_.get());
+    return out;
+}
 
 void Splitter::ended(int error) {
     if (error != 0) {

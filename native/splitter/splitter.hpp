@@ -26,10 +26,12 @@
 #include <string>
 #include <unordered_map>
 
+#include "splitter/clone_loop.hpp"
 #include "splitter/handles.hpp"
 #include "splitter/loop.hpp"
 #include "splitter/protocol.hpp"
 #include "splitter/relay.hpp"
+#include "splitter/uring_loop.hpp"
 #include "store/store.hpp"
 #include "warm/tier.hpp"
 
@@ -79,8 +81,9 @@ public:
     void ended(int error) override;
 
     [[nodiscard]] const OpCounters& counters() const { return counters_; }
-    [[nodiscard]] const RequestLoop& loop() const { return *loop_; }
-    [[nodiscard]] std::string loop_name() const;
+    // What requests come by, the busiest first: rings when there are any, then /dev/fuse.
+    [[nodiscard]] std::vector<const RequestLoop*> loops() const;
+    [[nodiscard]] LoopKind loop_kind() const { return options_.loop; }
     [[nodiscard]] std::size_t relay_waiting() const { return relay_.waiting(); }
     [[nodiscard]] std::uint64_t open_files() const { return handles_.count(); }
     [[nodiscard]] bool passthrough() const { return passthrough_; }
@@ -91,6 +94,7 @@ private:
     // init.cpp
     void handshake();
     InitOut negotiate(const fuse_init_in& in);
+    std::uint64_t in_hand() const;
 
     // names.cpp
     void lookup(RequestHandle request);
@@ -120,9 +124,13 @@ private:
     void flush(RequestHandle request);
     void fsync(RequestHandle request);
     void fallocate(RequestHandle request);
+    uring::Detached fallocate_later(RequestHandle request, std::uint64_t ino, fuse_fallocate_in in);
     void lseek(RequestHandle request);
+    uring::Detached lseek_later(RequestHandle request, std::uint64_t ino, fuse_lseek_in in);
     void copy_file_range(RequestHandle request);
+    uring::Detached copy_later(RequestHandle request, std::uint64_t from, std::uint64_t to, fuse_copy_file_range_in in);
     void ioctl(RequestHandle request);
+    uring::Detached ioctl_later(RequestHandle request, std::uint64_t ino, fuse_ioctl_in in);
 
     // data.cpp
     void read(RequestHandle request);
@@ -167,7 +175,9 @@ private:
 
     int ended_fd_ = -1;
     std::atomic<int> end_error_{0};
-    std::unique_ptr<RequestLoop> loop_;  // last: its threads use all of the above
+    // last: their threads use all of the above
+    std::unique_ptr<UringLoop> rings_;
+    std::unique_ptr<CloneLoop> device_;
 };
 
 // The kernel's picture of an inode, for LOOKUP, CREATE, GETATTR and SETATTR.
