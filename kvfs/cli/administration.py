@@ -10,9 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from kvfs.errors import ForeignData, UsageError
+from kvfs.errors import KvfsError, UsageError
 from kvfs.store import volume
-from kvfs.store.signatures import Content, probe
 from kvfs.store.volume import FsckReport, VolumeInfo
 from kvfs.units import format_size
 
@@ -22,8 +21,9 @@ def format_stores(
 ) -> list[VolumeInfo]:
     """Make each of ``stores`` an empty volume; ``force`` names those that may hold something.
 
-    UsageError when a name comes twice or ``force`` names another; then what ``volume.create`` raises. What holds
-    something is found before the first store is made; another failure leaves those made before it.
+    UsageError when a name comes twice or ``force`` names another; then what ``volume.create`` raises. All of them are
+    checked before the first is made. When one fails nevertheless, what was made before it is undone, but for devices
+    and for what ``force`` gave up, which the error names.
     """
     resolved = [store.resolve() for store in stores]
     for index, store in enumerate(resolved):
@@ -36,23 +36,30 @@ def format_stores(
                 f"expected --force to name a store to format, found {name}",
                 f"stores: {', '.join(map(str, stores))}",
             )
-    for store, path in zip(stores, resolved, strict=True):
-        if len(stores) > 1 and path not in forced and path.exists():
-            found = probe(path)
-            if found.content is not Content.EMPTY:
-                raise ForeignData(
-                    f"{store}: expected nothing on it, found {found.description}", f"--force {store} destroys that"
-                )
-    return [
-        volume.create(
-            str(store),
-            size,
-            segment_size=segment_size,
-            label=label,
-            force=str(store) if path in forced else None,
-        )
-        for store, path in zip(stores, resolved, strict=True)
-    ]
+    forces = [str(store) if path in forced else None for store, path in zip(stores, resolved, strict=True)]
+    if len(stores) > 1:
+        for store, may_go in zip(stores, forces, strict=True):
+            volume.check_create(str(store), size, segment_size=segment_size, label=label, force=may_go)
+    made: list[VolumeInfo] = []
+    undo: list[tuple[Path, int | None]] = []
+    lasting: list[Path] = []
+    try:
+        for store, path, may_go in zip(stores, resolved, forces, strict=True):
+            old_size = path.stat().st_size if path.exists() else None
+            is_undone = not path.is_block_device() and may_go is None
+            made.append(volume.create(str(store), size, segment_size=segment_size, label=label, force=may_go))
+            if is_undone:
+                undo.append((path, old_size))
+            else:
+                lasting.append(store)
+    except BaseException as error:
+        for path, old_size in undo:
+            volume.unmake_file(path, old_size)
+        if lasting and isinstance(error, KvfsError):
+            left = f"formatted before that: {', '.join(map(str, lasting))}"
+            raise type(error)(error.message, f"{error.hint}; {left}" if error.hint else left) from error
+        raise
+    return made
 
 
 def check_store(store: Path, *, verify_data: bool) -> FsckReport:

@@ -148,6 +148,41 @@ def create(
         return _format_file(path, status, size, segment_size, label, force)
 
 
+def check_create(
+    path: StrPath, size: int | None = None, *, segment_size: int = 0, label: str = "", force: str | None = None
+) -> None:
+    """Raise what :func:`create` with these arguments would, as far as that can be known without changing anything."""
+    path = os.fspath(path)
+    _check_arguments(path, segment_size, label, force)
+    with _as_volume_error(path):
+        status = _stat(path)
+        if status is None:
+            _size_of_new_file(path, size, segment_size)
+            parent = Path(path).absolute().parent
+            if not os.access(parent, os.W_OK | os.X_OK):
+                read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+                code = errno.EROFS if read_only else errno.EACCES
+                raise OSError(code, os.strerror(code))
+        elif stat.S_ISBLK(status.st_mode):
+            with _claimed(path, device=True) as fd:
+                _size_on_device(path, fd, size, segment_size)
+                _is_empty(path, force)
+        else:
+            _size_of_file(path, status, size, segment_size)
+            with _claimed(path, device=False):
+                if not _is_empty(path, force):
+                    _native.inspect(path)
+
+
+def unmake_file(path: StrPath, old_size: int | None) -> None:
+    """Undo :func:`create` of a regular file that was absent (``old_size`` None) or held nothing but zeros."""
+    if old_size is None:
+        Path(path).unlink()
+        return
+    os.truncate(path, 0)
+    os.truncate(path, old_size)
+
+
 def open_or_create(path: StrPath, size: int | None = None) -> VolumeInfo:
     """The volume that ``kvfs mount`` is to mount, made when ``path`` is an absent, empty or all-zero file.
 
@@ -241,7 +276,7 @@ def _check_arguments(path: str, segment_size: int, label: str, force: str | None
         )
 
 
-def _create_file(path: str, size: int | None, segment_size: int, label: str) -> VolumeInfo:
+def _size_of_new_file(path: str, size: int | None, segment_size: int) -> int:
     if size is None:
         raise UsageError(f"{path}: no such file or device, and no size to create a file with", "give --size, as in 64G")
     parent = Path(path).absolute().parent
@@ -252,6 +287,12 @@ def _create_file(path: str, size: int | None, segment_size: int, label: str) -> 
         raise VolumeError(f"{path}: no such device", "check the name with lsblk")
     size = _check_size(path, size, segment_size)
     _check_free(path, size, _free_bytes(parent))
+    return size
+
+
+def _create_file(path: str, size: int | None, segment_size: int, label: str) -> VolumeInfo:
+    size = _size_of_new_file(path, size, segment_size)
+    parent = Path(path).absolute().parent
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -266,15 +307,21 @@ def _create_file(path: str, size: int | None, segment_size: int, label: str) -> 
         raise
 
 
-def _format_file(
-    path: str, status: os.stat_result, size: int | None, segment_size: int, label: str, force: str | None
-) -> VolumeInfo:
+def _size_of_file(path: str, status: os.stat_result, size: int | None, segment_size: int) -> int:
     _kind(path, status)
     old_size = status.st_size
     if size is None and old_size == 0:
         raise UsageError(f"{path}: an empty file, and no size to format it with", "give --size, as in 64G")
     new_size = _check_size(path, old_size if size is None else size, segment_size)
     _check_free(path, new_size, _free_bytes(Path(path)) + status.st_blocks * 512)
+    return new_size
+
+
+def _format_file(
+    path: str, status: os.stat_result, size: int | None, segment_size: int, label: str, force: str | None
+) -> VolumeInfo:
+    new_size = _size_of_file(path, status, size, segment_size)
+    old_size = status.st_size
     with _claimed(path, device=False) as fd:
         if not _is_empty(path, force):
             _native.inspect(path)  # what the native side cannot open, for want of O_DIRECT, is not destroyed for it
@@ -289,17 +336,21 @@ def _format_file(
     return info(path)
 
 
+def _size_on_device(path: str, fd: int, size: int | None, segment_size: int) -> int:
+    device_size = os.lseek(fd, 0, os.SEEK_END)
+    if size is not None and size > device_size:
+        raise VolumeError(
+            f"{path}: expected a device of at least {_exact(size)}, found {_exact(device_size)}",
+            "choose a smaller --size, or leave it out to use all of it",
+        )
+    return _check_size(path, device_size if size is None else size, segment_size)
+
+
 def _format_device(path: str, size: int | None, segment_size: int, label: str, force: str | None) -> VolumeInfo:
     with _claimed(path, device=True) as fd:
-        device_size = os.lseek(fd, 0, os.SEEK_END)
-        if size is not None and size > device_size:
-            raise VolumeError(
-                f"{path}: expected a device of at least {_exact(size)}, found {_exact(device_size)}",
-                "choose a smaller --size, or leave it out to use all of it",
-            )
-        new_size = _check_size(path, device_size if size is None else size, segment_size)
+        new_size = _size_on_device(path, fd, size, segment_size)
         if not _is_empty(path, force):
-            _wipe(fd, device_size)
+            _wipe(fd, os.lseek(fd, 0, os.SEEK_END))
     _native.format_store(path, new_size, segment_size, label)
     return info(path)
 

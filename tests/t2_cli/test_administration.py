@@ -5,7 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from place import Done, Place
+
+from kvfs.cli.administration import format_stores
+from kvfs.errors import VolumeError
+from kvfs.store import volume
 
 
 def parsed(done: Done) -> Any:
@@ -40,6 +45,59 @@ def test_several_stores_are_all_made_or_none(place: Place) -> None:
     done.says("b: ", "data of an unknown kind")
     assert not (place.root / "a").exists()
     assert (place.root / "b").read_bytes() == b"precious" * 1000000
+
+
+@pytest.mark.parametrize("second", ["foreign", "small", "in use", "no directory", "no size", "directory"])
+def test_what_is_wrong_with_the_second_is_found_before_the_first_is_made(place: Place, second: str) -> None:
+    other = place.root / "b"
+    options = ["--size", "64M"]
+    match second:
+        case "foreign":
+            other.write_bytes(b"precious" * 1000000)
+        case "small":
+            other.touch()
+            options = ["--size", "1M"]
+        case "in use":
+            assert place.mount().status == 0
+            other, options = place.store, ["--size", "64M", "--force", str(place.store)]
+        case "no directory":
+            other = place.root / "none" / "b"
+        case "no size":
+            other.touch()
+            options = []
+        case "directory":
+            other.mkdir()
+    first = place.root / "a"
+    if not options:
+        first.write_bytes(bytes(64 << 20))
+    before = first.read_bytes() if first.exists() else None
+    done = place.run("kvfsctl", "format", *options, first, other)
+    done.says(str(other) if second != "small" else "expected a store of at least")
+    assert (first.read_bytes() if first.exists() else None) == before
+
+
+def test_a_failure_nobody_could_foresee_undoes_what_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = volume.create
+
+    def fail_at_last(path: str, *arguments: Any, **options: Any) -> volume.VolumeInfo:
+        if path.endswith("last"):
+            raise VolumeError(f"{path}: input/output error", "see the kernel log")
+        return create(path, *arguments, **options)
+
+    monkeypatch.setattr(volume, "create", fail_at_last)
+    new, empty, zeros, forced, last = (tmp_path / name for name in ("new", "empty", "zeros", "forced", "last"))
+    empty.touch()
+    zeros.write_bytes(bytes(20 << 20))
+    size = 64 << 20
+    with pytest.raises(VolumeError, match=r"last: input/output error; see the kernel log$"):
+        format_stores([new, empty, zeros, last], size=size, segment_size=0, label="", force=[])
+    assert not new.exists()
+    assert empty.read_bytes() == b""
+    assert zeros.read_bytes() == bytes(20 << 20)
+    forced.write_bytes(b"x" * 100)
+    with pytest.raises(VolumeError, match=rf"; see the kernel log; formatted before that: {forced}$"):
+        format_stores([new, forced, last], size=size, segment_size=0, label="", force=[str(forced)])
+    assert not new.exists()
 
 
 def test_force_by_another_spelling_of_the_same_store(place: Place) -> None:
