@@ -9,7 +9,7 @@ import pytest
 from place import Place
 
 from kvfs.cli import doctor
-from kvfs.cli.probes import devices, fuse, io, native, system
+from kvfs.cli.probes import devices, fuse, host, io, native, system
 from kvfs.cli.probes.finding import Finding, State
 
 
@@ -167,3 +167,24 @@ def test_capabilities_are_this_process_s() -> None:
     if os.geteuid() == 0:
         assert system.has_capability(0)  # CAP_CHOWN, which every container leaves to root
     assert not system.has_capability(63)
+
+
+@pytest.mark.parametrize(
+    ("is_root", "shared", "state", "says"),
+    [
+        (True, "always within_size advise [never] deny force", State.OK, "tmpfs"),
+        (False, "always within_size [advise] never deny force", State.OK, "memfds (advise)"),
+        (False, "always within_size advise [never] deny force", State.LIMITED, "small folios"),
+        (True, "always within_size advise never [deny] force", State.LIMITED, "deny"),
+        (True, None, State.LIMITED, "not supported"),
+    ],
+)
+def test_memory_for_warm_pages(
+    is_root: bool, shared: str | None, state: State, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "has_capability", lambda _: is_root)
+    monkeypatch.setattr(host, "read", lambda _: shared)
+    finding = host.warm_memory()
+    assert finding.state is state
+    assert says in finding.found
+    assert bool(finding.remedy) == (state is not State.OK)
