@@ -45,6 +45,7 @@ def fill(client: Client) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.memory
 def test_a_hundred_thousand_pages(tmp_path: Path) -> None:
     empty = make_volume(tmp_path / "empty.kvfs", 1024 * MIB, 4 * MIB)
     path = make_volume(tmp_path / "store.kvfs", 1024 * MIB, 4 * MIB)
