@@ -39,7 +39,7 @@ int Checkpoint::write_frame(std::unique_lock<std::mutex>& guard, std::string_vie
     guard.unlock();
     format::write_frame({store_.sb_.uuid, position_.generation, position_.sequence, position_.offset}, payload, records,
                         flags, {buffer.data(), need});
-    uring::Batch batch(*store_.ring_);
+    uring::Batch batch(store_.rings_->here());
     batch.add(uring::OpKind::kWrite, buffer.data(), need, offset);
     const int rc = batch.wait();
     guard.lock();

@@ -58,14 +58,14 @@ void Store::cleaner() {
         if (!space_waiters_.empty()) {
             const auto waiters = std::exchange(space_waiters_, {});
             guard.unlock();
-            for (const auto handle : waiters) handle.resume();
+            for (const auto handle : waiters) uring::Turn::next(handle);
             guard.lock();
         }
     }
     const auto waiters = std::exchange(space_waiters_, {});
     cleaner_stuck_ = true;
     guard.unlock();
-    for (const auto handle : waiters) handle.resume();
+    for (const auto handle : waiters) uring::Turn::next(handle);
 }
 
 // One walk over the inodes for the emptiest few segments. False when nothing can be gained, now or soon.
@@ -122,81 +122,30 @@ bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, st
         *busy = true;
         return false;
     }
-    std::vector<Granule> plan;
+    Plan plan;
     plan_read(*inode, logical, logical + extent.blocks, plan);
     guard.unlock();
-
-    Buffer data = Buffer::heap(extent.blocks * kBlock);
-    int rc = 0;
-    {
-        std::mutex latch;
-        std::condition_variable finished;
-        bool done = false;
-        uring::detach(read_granules(ino, std::move(plan), logical, data.data()), [&](int result) {
-            const std::lock_guard hold(latch);
-            rc = result;
-            done = true;
-            finished.notify_all();
-        });
-        std::unique_lock waiting(latch);
-        finished.wait(waiting, [&] { return done; });
-    }
+    const Buffer data = Buffer::heap(extent.blocks * kBlock);
+    int rc = uring::block_on(read_granules(ino, std::move(plan), logical, data.data(), uring::Priority::kPrefetch));
     guard.lock();
     if (rc != 0) return false;
 
-    struct Copy {
-        Allocation place;
-        std::uint64_t generation;
-    };
-    std::vector<Copy> copies;
-    for (std::uint64_t placed = 0; placed < extent.blocks;) {
-        const auto got = segments_.allocate(static_cast<std::uint32_t>(extent.blocks - placed), lease, 0);
-        if (!got) {
-            rc = -ENOSPC;
-            break;
-        }
-        if (got->opened) {
-            log_.writer().segment_open({got->segment, segments_.at(got->segment).generation,
-                                        static_cast<std::uint32_t>(format::SegmentClass::kData), 0});
-            log_.commit();
-        }
-        ++segments_.at(got->segment).readers;
-        copies.push_back({*got, segments_.at(got->segment).generation});
-        placed += got->blocks;
-    }
+    Places places;
+    if (!take_places(extent.blocks, lease, 0, places)) rc = -ENOSPC;
     guard.unlock();
-    std::vector<Piece> pieces;
+    open_segments(places);
+    Pieces pieces;
     if (rc == 0) {
-        uring::Batch batch(*ring_);
-        std::byte* from = data.data();
-        std::uint64_t at_logical = logical;
-        for (const Copy& copy : copies) {
-            if (copy.place.opened && rc == 0) {
-                rc = write_segment_header(copy.place.segment, format::SegmentClass::kData);
-            }
-            batch.add(uring::OpKind::kWrite, from, copy.place.blocks * kBlock,
-                      device_offset(copy.place.segment, copy.place.block));
-            Extent fresh{copy.place.segment, copy.place.block, copy.place.blocks, 0, copy.place.blocks, {}};
-            for (std::uint32_t at = 0; at < copy.place.blocks; at += format::kGranuleBlocks) {
-                const auto n = std::min<std::uint32_t>(format::kGranuleBlocks, copy.place.blocks - at);
-                fresh.checksums.push_back(
-                    checksum_({from, n * kBlock}, copy.place.segment, copy.generation, copy.place.block + at));
-                from += n * kBlock;
-            }
-            pieces.push_back({at_logical, std::move(fresh)});
-            at_logical += copy.place.blocks;
-        }
-        const int written = batch.wait();
-        if (rc == 0) rc = written;
+        checksum_places(places, logical, data.data(), pieces);
+        rc = uring::block_on(write_places(places, data.data()));
     }
     guard.lock();
-    data_unflushed_ = true;
-    for (const Copy& copy : copies) --segments_.at(copy.place.segment).readers;
     inode = rc == 0 ? still_there() : nullptr;
     if (inode == nullptr) {
-        for (const Copy& copy : copies) segments_.remove_live(copy.place.segment, copy.place.blocks, 0);
+        give_up_places(places);
         return false;
     }
+    finish_places(places);
     // what the log knows of these blocks moves with them; what it does not know yet stays unknown to it
     const auto file = find_file(ino);
     std::vector<Piece> known;

@@ -1,6 +1,7 @@
 // The state of a file that is open or has changes which the log does not know yet.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,6 +10,8 @@
 
 #include "store/extents.hpp"
 #include "store/inodes.hpp"
+#include "store/placing.hpp"
+#include "store/read_ahead.hpp"
 #include "store/segments.hpp"
 #include "uring/async.hpp"
 #include "uring/buffers.hpp"
@@ -43,8 +46,19 @@ struct Tail {
     explicit operator bool() const { return static_cast<bool>(buffer); }
 };
 
+// Somebody who waits until the device has written blocks [from, to). Lies in the waiter's frame.
+struct FlightWait {
+    std::uint64_t from = 0;
+    std::uint64_t to = 0;
+    std::coroutine_handle<> waiter;
+    FlightWait* next = nullptr;
+};
+
 // Two locks: `lock` (a coroutine lock, held across I/O) orders everything that changes the file's bytes;
-// the store's mutex guards the fields themselves for the instants in which they are read or changed.
+// the store's mutex guards the fields themselves for the instants in which they are read or changed. The bytes of the
+// tail's buffer, and whether there is a tail, change only under both.
+//
+// Reads take no lock: they wait for what overlaps them and then plan under the mutex.
 //
 // The committed version is what the log describes: the present map, less `changed`, plus `replaced`. A crash
 // brings exactly that back, so the space of `replaced` stays live until the commit that lets go of it.
@@ -55,11 +69,16 @@ struct File {
     uring::AsyncMutex lock;
     std::uint32_t handles = 0;
     std::uint32_t writers = 0;
+    std::uint32_t users = 0;  // coroutines that work on it (Store::InUse): neither this nor the inode may go
 
     Tail tail;
+    File* tail_previous = nullptr;  // in the store's list of tails
+    File* tail_next = nullptr;
     std::uint32_t in_flight = 0;  // writes that the device has not finished
-    std::vector<std::coroutine_handle<>> idle_waiters;
-    int error = 0;  // sticky until the file is released or rewritten
+    Flight* flights = nullptr;    // they, the newest first
+    FlightWait* flight_waits = nullptr;
+    std::atomic<int> error = 0;  // sticky until the file is released or rewritten
+    ReadStreams streams;
 
     bool dirty = false;     // something to commit
     bool in_place = false;  // written over or preallocated: a pool file, committed by age as well
@@ -74,16 +93,24 @@ struct File {
     Ranges promised;
 };
 
-// Unlocks a file's lock at the end of a coroutine's scope.
-class Held {
+// Files with a tail, oldest first: who gives up a buffer next. Guarded by the store's mutex.
+class TailList {
 public:
-    explicit Held(std::shared_ptr<File> file) : file_(std::move(file)) {}
-    ~Held() { file_->lock.unlock(); }
-    Held(const Held&) = delete;
-    Held& operator=(const Held&) = delete;
+    [[nodiscard]] File* oldest() const { return first_; }
+    void add(File& file) {
+        file.tail_previous = last_;
+        file.tail_next = nullptr;
+        (last_ == nullptr ? first_ : last_->tail_next) = &file;
+        last_ = &file;
+    }
+    void remove(File& file) {
+        (file.tail_previous == nullptr ? first_ : file.tail_previous->tail_next) = file.tail_next;
+        (file.tail_next == nullptr ? last_ : file.tail_next->tail_previous) = file.tail_previous;
+    }
 
 private:
-    std::shared_ptr<File> file_;
+    File* first_ = nullptr;
+    File* last_ = nullptr;
 };
 
 }  // namespace kvfs::store

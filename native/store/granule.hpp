@@ -1,11 +1,15 @@
 #pragma once
 
-#include "store/store.hpp"
+#include <cstdint>
+
+#include "store/granule_cache.hpp"
+#include "store/segments.hpp"
+#include "uring/inline_vector.hpp"
 
 namespace kvfs::store {
 
 // One checksummed unit on the device (at most 64 blocks) and the part of it that a reader wants.
-struct Store::Granule {
+struct Granule {
     SegmentId segment = 0;
     std::uint32_t block = 0;
     std::uint32_t blocks = 0;
@@ -17,5 +21,7 @@ struct Store::Granule {
 
     [[nodiscard]] GranuleKey key() const { return {std::uint64_t{segment} << 32 | block, generation}; }
 };
+
+using Plan = uring::InlineVector<Granule, 6>;  // 1 MiB touches five granules
 
 }  // namespace kvfs::store

@@ -1,16 +1,17 @@
-// A small cache of verified granules, for requests smaller than one: read-ahead of 128 KiB must not read 256 KiB twice.
+// A small cache of verified granules: what requests smaller than a granule read more than once, and what was read ahead
+// for a reader that comes in small pieces.
+//
+// A slot is free, loading or ready. Whoever claims a slot brings its granule from the device straight into it, verifies
+// it, and says so; others that want the same granule meanwhile wait for that instead of reading it once more. A pinned
+// slot keeps its content; bytes are copied out of it without the cache's mutex.
 #pragma once
 
+#include <coroutine>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <list>
 #include <mutex>
 #include <span>
-#include <unordered_map>
 #include <vector>
-
-#include "uring/buffers.hpp"
 
 namespace kvfs::store {
 
@@ -21,59 +22,76 @@ struct GranuleKey {
     bool operator==(const GranuleKey&) const = default;
 };
 
-struct GranuleKeyHash {
-    std::size_t operator()(const GranuleKey& key) const {
-        return static_cast<std::size_t>((key.place ^ key.generation << 17) * 0x9e3779b97f4a7c15ULL);
-    }
-};
-
 class GranuleCache {
 public:
+    class Loaded;
+    // Fields are guarded by the cache's mutex, but for the bytes: they belong to the loader, then to whoever has a pin.
+    class Slot {
+    public:
+        [[nodiscard]] std::byte* data() const { return data_; }
+
+    private:
+        friend class GranuleCache;
+        enum class State : std::uint8_t { kFree, kLoading, kReady };
+        std::byte* data_ = nullptr;
+        GranuleKey key_;
+        Slot* next_ = nullptr;  // in its bucket
+        Loaded* waiting_ = nullptr;
+        std::uint32_t pins_ = 0;
+        State state_ = State::kFree;
+        bool used_again_ = false;  // second chance
+        bool ahead_ = false;       // read ahead, and nobody has asked for it yet
+    };
+
     // Owns the slots of `memory`; `slot_size` bytes each.
-    GranuleCache(std::span<std::byte> memory, std::size_t slot_size) : memory_(memory), slot_size_(slot_size) {
-        slots_.resize(memory.size() / slot_size);
-        for (std::uint32_t i = 0; i < slots_.size(); ++i) {
-            lru_.push_back(i);
-            slots_[i].lru = std::prev(lru_.end());
-        }
-    }
+    GranuleCache(std::span<std::byte> memory, std::size_t slot_size);
 
-    // Copies [from, from + size) of the granule when it is here.
-    bool copy_out(const GranuleKey& key, std::size_t from, std::size_t size, std::byte* out) {
-        const std::lock_guard guard(mutex_);
-        const auto it = index_.find(key);
-        if (it == index_.end()) return false;
-        Slot& slot = slots_[it->second];
-        std::memcpy(out, memory_.data() + it->second * slot_size_ + from, size);
-        lru_.splice(lru_.end(), lru_, slot.lru);
-        return true;
-    }
+    struct Found {
+        Slot* slot = nullptr;  // pinned
+        bool ready = false;    // else it is being loaded
+    };
+    Found find(const GranuleKey& key);
+    enum class Claim : std::uint8_t { kMine, kExists, kRefused };
+    // A slot to load, pinned: kMine. kExists when there is one for this granule by now. kRefused when all slots are in
+    // use, or, for reading ahead, when enough of them hold what nobody has asked for.
+    Claim claim(const GranuleKey& key, bool ahead, Slot*& slot);
 
-    void put(const GranuleKey& key, std::span<const std::byte> data) {
-        const std::lock_guard guard(mutex_);
-        if (slots_.empty() || index_.contains(key)) return;
-        const std::uint32_t victim = lru_.front();
-        Slot& slot = slots_[victim];
-        if (slot.used) index_.erase(slot.key);
-        slot.key = key;
-        slot.used = true;
-        index_.emplace(key, victim);
-        std::memcpy(memory_.data() + victim * slot_size_, data.data(), data.size());
-        lru_.splice(lru_.end(), lru_, slot.lru);
-    }
+    // By the one who claimed it: the granule is in the slot and verified, or it is not. Keeps the pin.
+    void finish(Slot& slot, bool verified);
+    // `consumed`: a reader went through to the granule's end and is not expected back.
+    void unpin(Slot& slot, bool consumed = false);
+
+    // Awaits the moment when a slot that was found loading is loaded; false when that failed.
+    class Loaded {
+    public:
+        Loaded(GranuleCache& cache, Slot& slot) : cache_(cache), slot_(slot) {}
+        bool await_ready() const { return false; }
+        bool await_suspend(std::coroutine_handle<> waiter);
+        bool await_resume() const;
+
+    private:
+        friend class GranuleCache;
+        GranuleCache& cache_;
+        Slot& slot_;
+        std::coroutine_handle<> waiter_;
+        Loaded* next_ = nullptr;
+    };
+    Loaded loaded(Slot& slot) { return {*this, slot}; }
 
 private:
-    struct Slot {
-        GranuleKey key;
-        bool used = false;
-        std::list<std::uint32_t>::iterator lru;
-    };
-    std::span<std::byte> memory_;
-    std::size_t slot_size_;
+    [[nodiscard]] std::size_t bucket(const GranuleKey& key) const {
+        return static_cast<std::size_t>((key.place ^ key.generation << 17) * 0x9e3779b97f4a7c15ULL >> 32) &
+               (buckets_.size() - 1);
+    }
+    Slot* look(const GranuleKey& key);
+    Slot* victim();
+    void forget(Slot& slot);
+
     std::mutex mutex_;
     std::vector<Slot> slots_;
-    std::list<std::uint32_t> lru_;  // the one to replace next in front
-    std::unordered_map<GranuleKey, std::uint32_t, GranuleKeyHash> index_;
+    std::vector<Slot*> buckets_;
+    std::size_t hand_ = 0;  // of the clock that looks for a victim
+    std::size_t ahead_ = 0;
 };
 
 }  // namespace kvfs::store

@@ -73,7 +73,7 @@ int Store::Durable::await_resume() const {
 Store::Durable Store::durable(std::uint64_t lsn) { return Durable{*this, lsn}; }
 
 int Store::device_sync() {
-    uring::Batch batch(*ring_);
+    uring::Batch batch(rings_->here());
     batch.add(uring::OpKind::kSync, nullptr, 0, 0);
     return batch.wait();
 }
@@ -104,7 +104,7 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
                             {buffer.data(), format::kBlock});
         int rc = write_segment_header(*next, format::SegmentClass::kLog);
         if (rc == 0) {
-            uring::Batch batch(*ring_);
+            uring::Batch batch(rings_->here());
             batch.add(uring::OpKind::kWrite, buffer.data(), format::kBlock,
                       device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
             rc = batch.wait();
@@ -118,7 +118,7 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     guard.unlock();
     format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset}, chunk.payload, chunk.records, 0,
                         {buffer.data(), need});
-    uring::Batch batch(*ring_);
+    uring::Batch batch(rings_->here());
     batch.add(uring::OpKind::kWrite, buffer.data(), need,
               device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
     const int rc = batch.wait();
@@ -178,7 +178,7 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
     });
     if (!ready.empty()) {
         guard.unlock();
-        for (const auto handle : ready) handle.resume();
+        for (const auto handle : ready) uring::Turn::next(handle);
         guard.lock();
     }
     return rc;

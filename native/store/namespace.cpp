@@ -512,24 +512,13 @@ int Store::release(std::uint64_t ino, bool write) {
         if (file->handles == 0) {
             release_promise(*file, 0, ~std::uint64_t{0});
             const Inode* inode = inodes_.find(ino);
-            unfinished = inode->nlink != 0 && (file->dirty || file->tail);
-            if (file->handles == 0 && inode->nlink == 0) discard_tail(*file);
+            unfinished = file->tail || (file->dirty && inode->nlink != 0);
             if (!unfinished) drop_file_if_idle(file->ino);
         }
     }
     // bytes that came after the last flush (by mmap, or from a client that died): publish them as close would have
-    if (unfinished) uring::detach(finish_release(static_cast<InodeNumber>(ino)), [](int) {});
+    if (unfinished) in_background(finish_release(static_cast<InodeNumber>(ino)));
     return 0;
-}
-
-Async<int> Store::finish_release(InodeNumber ino) {
-    const int rc = co_await flush(ino);
-    const std::lock_guard guard(mutex_);
-    if (rc != 0) {
-        if (const auto file = find_file(ino); file && file->handles == 0 && file->in_flight == 0) revert(*file);
-    }
-    drop_file_if_idle(ino);
-    co_return rc;
 }
 
 int Store::list(std::uint64_t ino, std::vector<NameId>& out) {

@@ -18,6 +18,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "store/in_use.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
@@ -46,19 +47,6 @@ void Store::promise(File& file, const std::vector<std::pair<std::uint64_t, std::
 
 void Store::release_promise(File& file, std::uint64_t from, std::uint64_t to) {
     if (!file.promised.empty()) reserved_blocks_ -= file.promised.remove(from, to);
-}
-
-// Blocks that a write will take beyond those that are set aside for it already.
-std::uint64_t Store::blocks_needed(const File& file, std::uint64_t offset, std::uint64_t size) const {
-    const std::uint64_t from = block_of(offset);
-    const std::uint64_t to = block_after(offset + size);
-    std::uint64_t needed = to - from - file.promised.count(from, to);
-    const Tail& tail = file.tail;
-    if (tail && offset >= tail.start && offset <= tail.end && offset < tail.start + tail.buffer.size()) {
-        const std::uint64_t tail_end = block_after(tail.end);
-        if (tail_end > from) needed -= std::min(tail_end, to) - from;
-    }
-    return needed;
 }
 
 // The parts of [from, to) that nothing is set aside for.
@@ -136,11 +124,7 @@ Async<int> Store::zero_edge(File& file, std::uint64_t from, std::uint64_t to) {
         inodes_.visit(inode, block, block + 1, [&](std::uint64_t, const Extent&) { mapped = true; });
     }
     if (!mapped || from >= to) co_return 0;
-    Buffer buffer = write_pool_->try_acquire();
-    if (!buffer) {
-        reclaim_tail();
-        buffer = co_await write_pool_->acquire();
-    }
+    Buffer buffer = co_await tail_buffer();
     int rc = co_await load_block(file, block, buffer.data());
     if (rc != 0) co_return rc;
     std::memset(buffer.data() + from % kBlock, 0, to - from);
@@ -150,7 +134,7 @@ Async<int> Store::zero_edge(File& file, std::uint64_t from, std::uint64_t to) {
         file.tail.start = block * kBlock;
         file.tail.end = std::min(size, (block + 1) * kBlock);
         ++reserved_blocks_;
-        tails_.push_back(file.ino);
+        tails_.add(file);
         mark_dirty(file);
     }
     rc = co_await submit_tail(file);
@@ -211,21 +195,21 @@ Async<int> Store::zero_range(File& file, std::uint64_t offset, std::uint64_t end
 }
 
 Async<int> Store::change_range(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t end) {
-    std::shared_ptr<File> file;
+    InUse file;
     {
         const std::lock_guard guard(mutex_);
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr) co_return -ENOENT;
         if (!inode->is_regular()) co_return inode->is_directory() ? -EISDIR : -ENODEV;
         if (read_only_) co_return log_error_ != 0 ? -EIO : -EROFS;
-        file = file_of(static_cast<InodeNumber>(ino));
+        file = InUse(*this, file_of(static_cast<InodeNumber>(ino)));
     }
     const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
     const int what = mode & ~FALLOC_FL_KEEP_SIZE;
     bool is_unused = false;
     {
         co_await file->lock.lock();
-        const Held held(file);
+        const uring::AsyncMutex::Held held(file->lock);
         int rc = file->error;
         if (rc == 0 && what == 0) rc = co_await promise_range(*file, offset, end, keep_size);
         if (rc == 0 && what != 0) {

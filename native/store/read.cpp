@@ -1,22 +1,26 @@
 // Bytes on their way out: every granule that is touched is read whole and verified before a byte of it leaves.
+//
+// Granules that are wanted whole go from the device straight to where the caller wants them; of others the wanted part
+// is copied out of the granule cache, into which they are brought first. What was read ahead lies there too.
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 
 #include "store/granule.hpp"
+#include "store/in_use.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
 namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
-constexpr std::size_t kSmallRead = std::size_t{128} << 10;  // below this the heap serves: the pool is for large ones
 
 }  // namespace
 
 // Which granules hold blocks [from, to) of the file. Pins their segments; unpin() when done. The mutex is held.
-void Store::plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, std::vector<Granule>& out) {
+void Store::plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, Plan& out) {
     inodes_.visit(inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
         Segment& segment = segments_.at(extent.segment);
         std::uint64_t at = std::max(from, logical);
@@ -43,8 +47,8 @@ void Store::plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, 
     });
 }
 
-void Store::unpin(std::span<const Granule> plan) {
-    const std::lock_guard guard(mutex_);
+// The mutex is held.
+void Store::unpin(const Plan& plan) {
     for (const Granule& granule : plan) --segments_.at(granule.segment).readers;
 }
 
@@ -88,24 +92,45 @@ void Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byt
     drop_file_if_idle(ino);
 }
 
+// The part of a granule that is in the cache, to where the plan wants it.
+void Store::copy_cached(const Granule& granule, GranuleCache::Slot& slot, std::uint64_t from, std::byte* out) {
+    std::memcpy(out + (granule.logical - from) * kBlock, slot.data() + granule.skip * kBlock, granule.wanted * kBlock);
+    cache_->unpin(slot, granule.skip + granule.wanted == granule.blocks);
+}
+
 // Reads and verifies the plan into `out`, whose first byte is block `from` of the file. Unpins. 0 or -EIO.
-Async<int> Store::read_granules(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::byte* out) {
-    struct Partial {
-        std::size_t index;
-        Buffer buffer;
+Async<int> Store::read_granules(InodeNumber ino, Plan plan, std::uint64_t from, std::byte* out,
+                                uring::Priority priority) {
+    enum class Way : std::uint8_t { kDone, kDirect, kLoad, kJoin, kApart };
+    struct Landing {
+        Way way = Way::kDone;
+        std::byte* data = nullptr;
+        GranuleCache::Slot* slot = nullptr;
+        Buffer apart;
     };
-    std::vector<Partial> partial;
-    std::vector<std::byte*> landing(plan.size(), nullptr);
-    uring::Batch batch(*ring_);
+    uring::InlineVector<Landing, 6> landings;
+    uring::Batch batch(rings_->here(), priority);
     std::uint64_t run_device = 0;  // end of the last direct request on the device, and in memory
     std::byte* run_memory = nullptr;
-    for (std::size_t i = 0; i < plan.size(); ++i) {
-        const Granule& granule = plan[i];
+    for (const Granule& granule : plan) {
         std::byte* const target = out + (granule.logical - from) * kBlock;
         const std::uint64_t device = device_offset(granule.segment, granule.block);
         const std::size_t bytes = granule.blocks * kBlock;
+        Landing& landing = landings.emplace_back();
+        const auto found = cache_->find(granule.key());
+        if (found.ready) {
+            copy_cached(granule, *found.slot, from, out);
+            counters_.cache_hits.fetch_add(1, std::memory_order_relaxed);
+            continue;
+        }
+        if (found.slot != nullptr) {
+            landing.way = Way::kJoin;
+            landing.slot = found.slot;
+            continue;
+        }
         if (granule.wanted == granule.blocks) {
-            landing[i] = target;
+            landing.way = Way::kDirect;
+            landing.data = target;
             if (run_memory == target && run_device == device && !batch.empty()) {
                 batch.ops().back().size += bytes;
             } else {
@@ -115,17 +140,23 @@ Async<int> Store::read_granules(InodeNumber ino, std::vector<Granule> plan, std:
             run_memory = target + bytes;
             continue;
         }
-        const GranuleKey key = granule.key();
-        if (cache_->copy_out(key, granule.skip * kBlock, granule.wanted * kBlock, target)) {
-            counters_.cache_hits.fetch_add(1, std::memory_order_relaxed);
-            continue;
-        }
-        counters_.cache_misses.fetch_add(1, std::memory_order_relaxed);
-        Buffer buffer = Buffer::heap(bytes);
-        landing[i] = buffer.data();
-        batch.add(uring::OpKind::kRead, buffer.data(), bytes, device);
-        partial.push_back({i, std::move(buffer)});
         run_memory = nullptr;
+        counters_.cache_misses.fetch_add(1, std::memory_order_relaxed);
+        // a slot that stands in the line of prefetch would make demand for it wait there too
+        const bool mine = priority == uring::Priority::kDemand &&
+                          cache_->claim(granule.key(), false, landing.slot) == GranuleCache::Claim::kMine;
+        if (mine) {
+            landing.way = Way::kLoad;
+            landing.data = landing.slot->data();
+        } else {
+            landing.way = Way::kApart;
+            landing.slot = nullptr;
+            // not waited for: others may hold what they got and wait for more, as we would
+            landing.apart = read_pool_->try_acquire();
+            if (!landing.apart) landing.apart = Buffer::heap(bytes);
+            landing.data = landing.apart.data();
+        }
+        batch.add(uring::OpKind::kRead, landing.data, bytes, device);
     }
     int rc = co_await batch;
     if (rc != 0) {
@@ -133,81 +164,178 @@ Async<int> Store::read_granules(InodeNumber ino, std::vector<Granule> plan, std:
         say(40, "a read from the device failed: " + std::string(std::strerror(-rc)));
         rc = -EIO;
     }
-    for (std::size_t i = 0; rc == 0 && i < plan.size(); ++i) {
-        if (landing[i] == nullptr || verify(plan[i], landing[i])) continue;
-        drop_corrupt(ino, plan[i], landing[i]);
-        rc = -EIO;
-    }
-    if (rc == 0) {
-        for (const Partial& each : partial) {
-            const Granule& granule = plan[each.index];
-            std::memcpy(out + (granule.logical - from) * kBlock, each.buffer.data() + granule.skip * kBlock,
+    // what others wait for is settled before this waits for others
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+        const Granule& granule = plan[i];
+        Landing& landing = landings[i];
+        if (landing.way == Way::kDone || landing.way == Way::kJoin) continue;
+        bool good = rc == 0;
+        if (good && !verify(granule, landing.data)) {
+            drop_corrupt(ino, granule, landing.data);
+            rc = -EIO;
+            good = false;
+        }
+        if (landing.way == Way::kLoad) {
+            cache_->finish(*landing.slot, good);
+            if (good) {
+                copy_cached(granule, *landing.slot, from, out);
+            } else {
+                cache_->unpin(*landing.slot);
+            }
+        } else if (landing.way == Way::kApart && good) {
+            std::memcpy(out + (granule.logical - from) * kBlock, landing.data + granule.skip * kBlock,
                         granule.wanted * kBlock);
-            cache_->put(granule.key(), {each.buffer.data(), granule.blocks * kBlock});
         }
     }
-    unpin(plan);
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+        if (landings[i].way != Way::kJoin) continue;
+        GranuleCache::Slot& slot = *landings[i].slot;
+        if (co_await cache_->loaded(slot)) {
+            copy_cached(plan[i], slot, from, out);
+            counters_.cache_hits.fetch_add(1, std::memory_order_relaxed);
+        } else {
+            cache_->unpin(slot);
+            rc = -EIO;
+        }
+    }
+    finish_read(ino, plan, rc == 0 && priority == uring::Priority::kDemand);
     co_return rc;
 }
 
-// The plan for bytes [offset, offset + size) of the file as far as it goes; `end` is where that is. Bytes that are on
-// their way to the device arrive first, then they are read like any others. The plan is pinned.
-Async<int> Store::plan_settled(InodeNumber ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end,
-                               std::vector<Granule>& out) {
-    std::shared_ptr<File> file;
-    const auto plan_now = [&]() -> int {
-        const Inode* inode = inodes_.find(ino);
-        if (inode == nullptr) return -ENOENT;
-        if (!inode->is_regular()) return inode->is_directory() ? -EISDIR : -EINVAL;
-        end = std::min<std::uint64_t>(inode->size, offset + size);
-        if (offset < end) plan_read(*inode, offset / kBlock, (end + kBlock - 1) / kBlock, out);
-        return 0;
-    };
+// Unpins, and goes on ahead of the reader when it is one that comes in sequence.
+void Store::finish_read(InodeNumber ino, const Plan& plan, bool may_go_ahead) {
+    std::array<Plan, 2> ahead;
     {
         const std::lock_guard guard(mutex_);
-        file = find_file(ino);
-        if (!file || (!file->tail && file->in_flight == 0)) co_return plan_now();
+        unpin(plan);
+        if (may_go_ahead && !plan.empty()) {
+            const Granule& last = plan[plan.size() - 1];
+            for (Plan& each : ahead) plan_ahead(ino, plan[0].logical, last.logical + last.wanted, each);
+        }
     }
-    co_await file->lock.lock();
-    int rc = co_await submit_tail(*file);
-    const int idle = co_await wait_idle(*file);
-    if (rc == 0) rc = idle;
-    if (rc == 0) {
-        const std::lock_guard guard(mutex_);
-        rc = plan_now();
+    for (Plan& each : ahead) {
+        if (!each.empty()) in_background(read_ahead(std::move(each)));
     }
-    file->lock.unlock();
-    co_return rc;
+}
+
+// The mutex is held; the plan is pinned.
+void Store::plan_ahead(InodeNumber ino, std::uint64_t from, std::uint64_t to, Plan& out) {
+    const auto it = files_.find(ino);
+    const Inode* inode = inodes_.find(ino);
+    if (it == files_.end() || inode == nullptr || !inode->is_regular()) return;
+    File& file = *it->second;
+    const auto range = file.streams.take(from, to, (inode->size + kBlock - 1) / kBlock);
+    if (!range || file.tail || is_on_its_way(file, range.from, range.to)) return;
+    plan_read(*inode, range.from, range.to, out);
+}
+
+// Brings the plan's granules into the cache, as far as there is room for what nobody has asked for yet. Submitted as
+// demand: who comes for a granule while it is on its way waits for it, and must not stand in the line of prefetch. What
+// bounds it is the cache.
+Async<int> Store::read_ahead(Plan plan) {
+    uring::InlineVector<GranuleCache::Slot*, 6> slots;
+    uring::Batch batch(rings_->here());
+    for (const Granule& granule : plan) {
+        GranuleCache::Slot*& slot = slots.emplace_back(nullptr);
+        if (cache_->claim(granule.key(), true, slot) != GranuleCache::Claim::kMine) {
+            slot = nullptr;
+            continue;
+        }
+        batch.add(uring::OpKind::kRead, slot->data(), granule.blocks * kBlock,
+                  device_offset(granule.segment, granule.block));
+        counters_.read_ahead.fetch_add(1, std::memory_order_relaxed);
+    }
+    // a failure is the reader's to report, should it come that far: it will read the granule itself
+    const int rc = co_await batch;
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+        if (slots[i] == nullptr) continue;
+        const bool good = rc == 0 && verify(plan[i], slots[i]->data());
+        cache_->finish(*slots[i], good);
+        cache_->unpin(*slots[i]);
+    }
+    const std::lock_guard guard(mutex_);
+    unpin(plan);
+    co_return 0;
+}
+
+// The plan for bytes [offset, offset + size) of the file as far as it goes, pinned; `end` is where that is. -EAGAIN
+// when some of them are on their way to the device. The mutex is held.
+int Store::plan_now(std::uint64_t number, std::uint64_t offset, std::uint64_t size, std::uint64_t& end, Plan& out) {
+    const Inode* inode = inodes_.find(number);
+    if (inode == nullptr) return -ENOENT;
+    if (!inode->is_regular()) return inode->is_directory() ? -EISDIR : -EINVAL;
+    const auto ino = static_cast<InodeNumber>(number);
+    end = std::min<std::uint64_t>(inode->size, offset + size);
+    if (offset >= end) return 0;
+    const std::uint64_t from = offset / kBlock;
+    const std::uint64_t to = (end + kBlock - 1) / kBlock;
+    if (const auto it = files_.find(ino); it != files_.end()) {
+        File& file = *it->second;
+        if (file.error == -EIO) return -EIO;  // what could not be written is not there to be read
+        if (file.tail && file.tail.start < end && offset < format::round_up(file.tail.end, kBlock)) return -EAGAIN;
+        if (is_on_its_way(file, from, to)) return -EAGAIN;
+        file.streams.asked(from, to);
+    }
+    plan_read(*inode, from, to, out);
+    return 0;
+}
+
+// The same, after what is on its way has arrived.
+Async<int> Store::plan_settled(std::uint64_t ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end,
+                               Plan& out) {
+    for (;;) {
+        InUse file;
+        {
+            const std::lock_guard guard(mutex_);
+            const int rc = plan_now(ino, offset, size, end, out);
+            if (rc != -EAGAIN) co_return rc;
+            file = InUse(*this, files_.at(static_cast<InodeNumber>(ino)));
+        }
+        int rc = 0;
+        {
+            co_await file->lock.lock();
+            const uring::AsyncMutex::Held held(file->lock);
+            if (file->tail && file->tail.start < end && offset < format::round_up(file->tail.end, kBlock)) {
+                rc = co_await submit_tail(*file);
+            }
+        }
+        const int landed = co_await wait_landed(*file, offset / kBlock, (end + kBlock - 1) / kBlock);
+        if (rc == 0) rc = landed;
+        if (rc != 0) co_return rc;
+    }
 }
 
 // Brings blocks [from, to), of which the plan covers what is mapped, into `out`: verified, zeros where there is
 // nothing.
-Async<int> Store::fill(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::uint64_t to,
-                       std::byte* out) {
+Async<int> Store::fill(InodeNumber ino, Plan plan, std::uint64_t from, std::uint64_t to, std::byte* out,
+                       uring::Priority priority) {
     std::uint64_t covered = 0;
     for (const Granule& granule : plan) covered += granule.wanted;
     if (covered < to - from) std::memset(out, 0, (to - from) * kBlock);
     if (plan.empty()) co_return 0;
-    const int rc = co_await read_granules(ino, std::move(plan), from, out);
+    const int rc = co_await read_granules(ino, std::move(plan), from, out, priority);
     co_return rc;
 }
 
-Async<Store::ReadOutcome> Store::read(std::uint64_t ino, std::uint64_t offset, std::size_t size) {
-    std::vector<Granule> plan;
+Async<Store::ReadOutcome> Store::read(std::uint64_t number, std::uint64_t offset, std::size_t size) {
+    const auto ino = static_cast<InodeNumber>(number);
+    Plan plan;
     std::uint64_t end = 0;
     ReadOutcome outcome;
-    outcome.error = co_await plan_settled(static_cast<InodeNumber>(ino), offset, size, end, plan);
+    {
+        const std::lock_guard guard(mutex_);
+        outcome.error = plan_now(number, offset, size, end, plan);
+    }
+    if (outcome.error == -EAGAIN) outcome.error = co_await plan_settled(number, offset, size, end, plan);
     if (outcome.error != 0 || offset >= end) co_return outcome;
     const std::uint64_t from = offset / kBlock;
     const std::uint64_t to = (end + kBlock - 1) / kBlock;
     const std::size_t bytes = (to - from) * kBlock;
     Buffer buffer;
-    if (bytes <= kSmallRead || bytes > read_pool_->size()) {
-        buffer = Buffer::heap(bytes);
-    } else {
-        buffer = co_await read_pool_->acquire();
-    }
-    outcome.error = co_await fill(static_cast<InodeNumber>(ino), std::move(plan), from, to, buffer.data());
+    if (bytes <= small_pool_->size()) buffer = small_pool_->try_acquire();
+    if (!buffer && bytes > small_pool_->size() && bytes <= read_pool_->size()) buffer = co_await read_pool_->acquire();
+    if (!buffer) buffer = Buffer::heap(bytes);
+    outcome.error = co_await fill(ino, std::move(plan), from, to, buffer.data(), uring::Priority::kDemand);
     if (outcome.error != 0) co_return outcome;
     counters_.reads.fetch_add(1, std::memory_order_relaxed);
     counters_.read_bytes.fetch_add(end - offset, std::memory_order_relaxed);
@@ -215,12 +343,19 @@ Async<Store::ReadOutcome> Store::read(std::uint64_t ino, std::uint64_t offset, s
     co_return outcome;
 }
 
-Async<std::int64_t> Store::read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out) {
+Async<std::int64_t> Store::read_into(std::uint64_t number, std::uint64_t offset, std::span<std::byte> out,
+                                     uring::Priority priority) {
     if (offset % kBlock != 0 || out.size() % kBlock != 0 || reinterpret_cast<std::uintptr_t>(out.data()) % kBlock != 0)
         co_return -EINVAL;
-    std::vector<Granule> plan;
+    const auto ino = static_cast<InodeNumber>(number);
+    Plan plan;
     std::uint64_t end = 0;
-    int rc = co_await plan_settled(static_cast<InodeNumber>(ino), offset, out.size(), end, plan);
+    int rc = 0;
+    {
+        const std::lock_guard guard(mutex_);
+        rc = plan_now(number, offset, out.size(), end, plan);
+    }
+    if (rc == -EAGAIN) rc = co_await plan_settled(number, offset, out.size(), end, plan);
     if (rc != 0) co_return rc;
     if (offset >= end) {
         std::memset(out.data(), 0, out.size());
@@ -228,7 +363,7 @@ Async<std::int64_t> Store::read_into(std::uint64_t ino, std::uint64_t offset, st
     }
     const std::uint64_t from = offset / kBlock;
     const std::uint64_t to = (end + kBlock - 1) / kBlock;
-    rc = co_await fill(static_cast<InodeNumber>(ino), std::move(plan), from, to, out.data());
+    rc = co_await fill(ino, std::move(plan), from, to, out.data(), priority);
     if (rc != 0) co_return rc;
     std::memset(out.data() + (end - offset), 0, out.size() - (end - offset));
     counters_.reads.fetch_add(1, std::memory_order_relaxed);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -21,10 +22,12 @@ namespace {
 
 constexpr std::size_t kIoBuffer = std::size_t{1} << 20;
 constexpr std::size_t kReadBuffer = kIoBuffer + 2 * format::kBlock;  // an unaligned 1 MiB request touches 257 blocks
+constexpr std::size_t kSmallBuffer = (std::size_t{128} << 10) + 2 * format::kBlock;
 constexpr std::size_t kDefaultBuffers = std::size_t{64} << 20;
 constexpr std::size_t kDefaultCache = std::size_t{16} << 20;
 constexpr std::size_t kGranuleBytes = format::kGranuleBlocks * format::kBlock;
 constexpr unsigned kRingDepth = 256;
+constexpr unsigned kMostRings = 8;
 
 }  // namespace
 
@@ -60,25 +63,29 @@ Store::Store(const std::string& path, const Options& options) {
         const std::size_t cache = (options.cache_bytes != 0 ? options.cache_bytes : kDefaultCache) / kGranuleBytes;
         const std::size_t pool = std::max<std::size_t>(4, buffers / 4 / kReadBuffer);
         const std::size_t requests = 2 * pool;
+        const std::size_t small = std::max<std::size_t>(8, buffers / 8 / kSmallBuffer);
         arena_ = std::make_unique<uring::BufferArena>(pool * (kIoBuffer + kReadBuffer) + requests * kReadBuffer +
-                                                      cache * kGranuleBytes);
-        const auto resume = [this](std::coroutine_handle<> handle) { ring_->post(handle); };
+                                                      small * kSmallBuffer + cache * kGranuleBytes);
+        const auto resume = [this](std::coroutine_handle<> handle) { rings_->here().post(handle); };
         write_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kIoBuffer, resume);
         read_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kReadBuffer, resume);
+        small_pool_ = std::make_unique<uring::BufferPool>(*arena_, small, kSmallBuffer, resume);
         request_pool_ = std::make_unique<uring::BufferPool>(*arena_, requests, kReadBuffer, resume);
         cache_ = std::make_unique<GranuleCache>(arena_->cut(cache * kGranuleBytes), kGranuleBytes);
-        ring_ = std::make_unique<uring::Ring>(fd_, kRingDepth, arena_->memory());
+        const unsigned rings =
+            options.rings != 0 ? options.rings : std::clamp(std::thread::hardware_concurrency(), 1U, kMostRings);
+        rings_ = std::make_unique<uring::Rings>(fd_, rings, kRingDepth, arena_->memory());
         if (read_only_) return;
         recovery.take_over(options.owner);
         owns_ = true;
         committer_ = std::thread([this] { committer(); });
         cleaner_ = std::thread([this] { cleaner(); });
     } catch (const std::system_error& failure) {
-        ring_.reset();
+        rings_.reset();
         ::close(fd_);
         throw OpenError(failure.code().value(), path + ": " + failure.what());
     } catch (...) {
-        ring_.reset();
+        rings_.reset();
         ::close(fd_);
         throw;
     }
@@ -92,18 +99,13 @@ void Store::close() {
         if (closed_) return;
         closed_ = true;
     }
+    const auto settle = [this] {
+        for (auto left = background_.load(); left != 0; left = background_.load()) background_.wait(left);
+    };
     if (owns_) {
         // publish what is complete: nobody can reopen these files, the mount is gone
-        std::mutex latch;
-        std::condition_variable finished;
-        bool done = false;
-        uring::detach(sync(), [&](int) {
-            const std::lock_guard guard(latch);
-            done = true;
-            finished.notify_all();
-        });
-        std::unique_lock waiting(latch);
-        finished.wait(waiting, [&] { return done; });
+        uring::block_on(sync());
+        settle();
         {
             const std::lock_guard guard(mutex_);
             stop_ = true;
@@ -113,7 +115,8 @@ void Store::close() {
         cleaner_.join();
         committer_.join();  // ends with a checkpoint and the clean flag
     }
-    ring_.reset();
+    settle();
+    rings_.reset();
     if (fd_ >= 0) ::close(fd_);  // drops the lock as well
     fd_ = -1;
 }
@@ -187,6 +190,13 @@ void Store::raise(Event event) {
 
 void Store::say(int level, std::string text) { raise(LogEvent{level, std::move(text)}); }
 
+void Store::in_background(Async<int> task) {
+    background_.fetch_add(1);
+    uring::detach(std::move(task), [this](int) {
+        if (background_.fetch_sub(1) == 1) background_.notify_all();
+    });
+}
+
 // files with state ------------------------------------------------------------------
 
 std::shared_ptr<File> Store::find_file(InodeNumber ino) {
@@ -213,7 +223,7 @@ void Store::drop_file_if_idle(InodeNumber ino) {
     const auto it = files_.find(ino);
     if (it != files_.end()) {
         File& file = *it->second;
-        if (file.handles != 0 || file.tail || file.in_flight != 0 || file.lock.is_held()) return;
+        if (file.handles != 0 || file.users != 0 || file.tail || file.in_flight != 0 || file.lock.is_held()) return;
         const Inode* inode = inodes_.find(ino);
         if (file.dirty && inode != nullptr && inode->nlink != 0) return;
         if (inode != nullptr && inode->nlink == 0) release_replaced(file, log_.appended());
@@ -279,8 +289,10 @@ Store::Gauges Store::gauges() {
     out.lsn_durable = lsn_durable_;
     out.recovery_ns = recovery_ns_;
     out.recovered_frames = recovered_frames_;
-    out.buffers = write_pool_->count() + read_pool_->count() + request_pool_->count();
-    out.buffers_idle = write_pool_->idle() + read_pool_->idle() + request_pool_->idle();
+    for (const auto* pool : {write_pool_.get(), read_pool_.get(), small_pool_.get(), request_pool_.get()}) {
+        out.buffers += pool->count();
+        out.buffers_idle += pool->idle();
+    }
     return out;
 }
 

@@ -1,7 +1,7 @@
 // One mounted KVFS1 volume.
 //
-// Threads. Callers (today one Python thread; later the splitter's) run the synchronous calls and start the asynchronous
-// ones. The ring's reaper finishes them. The committer writes the log and checkpoints. The cleaner empties segments and
+// Threads. Callers (Python's, the splitter's) run the synchronous calls and start the asynchronous ones. The rings'
+// reapers finish them. The committer writes the log and checkpoints. The cleaner empties segments and
 // trims them. All of them take `mutex_` for instants; nobody holds it across I/O. Lock order: a File's lock, then
 // `mutex_`, then a leaf lock of uring/.
 //
@@ -14,7 +14,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,14 +27,14 @@
 #include "format/checksum.hpp"
 #include "format/format.hpp"
 #include "store/file.hpp"
-#include "store/granule_cache.hpp"
+#include "store/granule.hpp"
 #include "store/inodes.hpp"
 #include "store/log.hpp"
 #include "store/names.hpp"
 #include "store/segments.hpp"
 #include "uring/async.hpp"
 #include "uring/buffers.hpp"
-#include "uring/ring.hpp"
+#include "uring/rings.hpp"
 
 namespace kvfs::store {
 
@@ -67,6 +66,7 @@ struct Options {
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
+    unsigned rings = 0;  // 0: by the number of cores
 };
 
 // Verified bytes [offset, offset + size) of a buffer.
@@ -100,7 +100,7 @@ struct Counters {
     std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, write_bytes{0}, lookups{0}, lookup_misses{0},
         creates{0}, unlinks{0}, renames{0}, flushes{0}, fsyncs{0}, checksum_errors{0}, files_dropped{0}, read_errors{0},
         write_errors{0}, log_frames{0}, log_bytes{0}, checkpoints{0}, checkpoint_bytes{0}, cleaned_segments{0},
-        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, enospc{0};
+        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, read_ahead{0}, enospc{0};
 };
 
 // Errors of metadata and data calls are negative errnos, as liburing has them.
@@ -155,7 +155,9 @@ public:
     // Fills all of `out` with what the file holds from `offset` on, verified: `offset` on a block boundary, `out`
     // page-aligned memory of whole blocks. Holes and what lies past the end are zeros. The bytes up to the end of the
     // file, or a negative errno; then `out` may hold anything, and nobody may be shown it.
-    Async<std::int64_t> read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out);
+    // Prefetch stands back behind demand.
+    Async<std::int64_t> read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out,
+                                  uring::Priority priority = uring::Priority::kDemand);
     // `data` must stay where it is until the answer.
     Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data);
     // The same for `size` bytes at buffer.data() + at (on a block boundary in memory, with room up to the next one
@@ -189,7 +191,7 @@ public:
 
     [[nodiscard]] const Counters& counters() const { return counters_; }
     [[nodiscard]] const format::Superblock& superblock() const { return sb_; }
-    [[nodiscard]] const uring::Ring& ring() const { return *ring_; }
+    [[nodiscard]] const uring::Rings& rings() const { return *rings_; }
     [[nodiscard]] bool is_read_only() const { return read_only_; }
     struct Gauges {
         std::uint64_t files, names, open_files, segments, segments_free, segments_metadata, live_blocks,
@@ -234,28 +236,57 @@ private:
     std::uint64_t log_pace() const;
 
     // files with state (the mutex is held)
+    class InUse;
     std::shared_ptr<File> file_of(InodeNumber ino);  // makes one
     std::shared_ptr<File> find_file(InodeNumber ino);
     void mark_dirty(File& file);
     void drop_file_if_idle(InodeNumber ino);
     void release_replaced(File& file, std::uint64_t lsn);
 
+    // Runs it to its end whoever started it; close() waits for that.
+    void in_background(Async<int> task);
+
     // write.cpp
-    Async<int> submit_tail(File& file);  // the file's lock is held
-    Async<int> wait_idle(File& file);
+    class Reservation;
+    int writable_file(std::uint64_t ino, InUse& out);
+    std::uint64_t blocks_beyond_tail(const File& file, std::uint64_t offset, std::uint64_t size) const;
+    void note_written(Inode& inode, File& file, std::uint64_t offset, std::uint64_t end);
+    Async<std::int64_t> write_in_place(std::uint64_t ino, std::uint64_t offset, Buffer& buffer, std::size_t at,
+                                       std::size_t size);
     Async<int> flush_locked(File& file);
+    bool has_space(std::uint64_t blocks);
+
+    // placing.cpp
+    bool take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out);
+    void give_up_places(const Places& places);
+    void finish_places(const Places& places);
+    void open_segments(Places& places);
+    Async<int> write_opened(SegmentId segment);
+    Async<int> place(File& file, std::uint32_t blocks, Places& places);
+    void checksum_places(const Places& places, std::uint64_t logical, const std::byte* data, Pieces& out) const;
+    Async<int> write_places(const Places& places, std::byte* data);
+    void map_flight(Inode& inode, Flight& flight, Pieces& pieces);
+    void launch(std::unique_ptr<Flight> flight);
+    Async<int> fly(std::unique_ptr<Flight> flight);
+    Async<int> wait_landed(File& file, std::uint64_t from, std::uint64_t to);
+    bool is_on_its_way(const File& file, std::uint64_t from, std::uint64_t to) const;
+
+    // tails.cpp
+    Async<int> submit_tail(File& file);  // the file's lock is held
     Async<int> load_block(File& file, std::uint64_t block, std::byte* out);
-    Async<int> write_run(std::shared_ptr<File> file, Buffer buffer, std::vector<Allocation> places);
+    Async<Buffer> tail_buffer();
+    void reclaim_tail();
+    void clear_tail(File& file);
+    void discard_tail(File& file);
+    void settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now);
+
+    // commit.cpp
     void unmap(Inode& inode, File& file, std::uint64_t from, std::uint64_t to);
     void commit(File& file);  // appends the transaction
     void revert(File& file);
     void log_moved(InodeNumber ino, const Inode& inode, const std::vector<Piece>& pieces);
     void serialise_committed(LogBuffer& out, InodeNumber ino);
     format::InodeBody body_of(InodeNumber ino, const Inode& inode) const;
-    void reclaim_tail();
-    void discard_tail(File& file);
-    bool has_space(std::uint64_t blocks);
-    void settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now);
 
     // ranges.cpp: make_room and zeroing hold the file's lock, the others the mutex
     Async<int> make_room(File& file, std::function<bool()> take);
@@ -263,7 +294,6 @@ private:
     Async<int> zero_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size, bool keep_space);
     Async<int> zero_edge(File& file, std::uint64_t from, std::uint64_t to);
     Async<int> change_range(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t end);
-    std::uint64_t blocks_needed(const File& file, std::uint64_t offset, std::uint64_t size) const;
     std::vector<std::pair<std::uint64_t, std::uint64_t>> without_space(const File& file, std::uint64_t from,
                                                                        std::uint64_t to);
     std::uint64_t next_block(const Inode& inode, const File* file, std::uint64_t from, std::uint64_t to, bool data);
@@ -271,15 +301,19 @@ private:
     void release_promise(File& file, std::uint64_t from, std::uint64_t to);
 
     // read.cpp
-    struct Granule;
-    void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, std::vector<Granule>& out);
-    Async<int> plan_settled(InodeNumber ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end,
-                            std::vector<Granule>& out);
-    Async<int> fill(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::uint64_t to, std::byte* out);
+    void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, Plan& out);
+    int plan_now(std::uint64_t number, std::uint64_t offset, std::uint64_t size, std::uint64_t& end, Plan& out);
+    Async<int> plan_settled(std::uint64_t ino, std::uint64_t offset, std::uint64_t size, std::uint64_t& end, Plan& out);
+    Async<int> fill(InodeNumber ino, Plan plan, std::uint64_t from, std::uint64_t to, std::byte* out,
+                    uring::Priority priority);
+    void copy_cached(const Granule& granule, GranuleCache::Slot& slot, std::uint64_t from, std::byte* out);
+    void finish_read(InodeNumber ino, const Plan& plan, bool may_go_ahead);
+    void plan_ahead(InodeNumber ino, std::uint64_t from, std::uint64_t to, Plan& out);
+    Async<int> read_ahead(Plan plan);
     bool verify(const Granule& granule, const std::byte* data);
     void drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
-    Async<int> read_granules(InodeNumber ino, std::vector<Granule> plan, std::uint64_t from, std::byte* out);
-    void unpin(std::span<const Granule> plan);
+    Async<int> read_granules(InodeNumber ino, Plan plan, std::uint64_t from, std::byte* out, uring::Priority priority);
+    void unpin(const Plan& plan);
 
     // log.cpp: the committer
     struct Durable;
@@ -300,7 +334,7 @@ private:
 
     int fd_ = -1;
     bool block_device_ = false;
-    bool read_only_ = false;
+    std::atomic<bool> read_only_ = false;  // written under the mutex
     bool owns_ = false;
     bool closed_ = false;
     format::Superblock sb_{};
@@ -320,8 +354,9 @@ private:
     std::vector<std::pair<std::uint64_t, std::coroutine_handle<>>> durable_waiters_;
     std::unordered_set<InodeNumber> touched_directories_;
     std::unordered_map<InodeNumber, std::shared_ptr<File>> files_;
-    std::list<InodeNumber> tails_;       // files with a tail, oldest first: who gives up a buffer next
-    std::uint64_t reserved_blocks_ = 0;  // promised to tails and by fallocate, not handed out yet
+    TailList tails_;
+    std::atomic<std::uint32_t> tail_buffers_wanted_{0};  // by coroutines that wait for one
+    std::uint64_t reserved_blocks_ = 0;                  // promised to tails and by fallocate, not handed out yet
     std::uint32_t headers_in_flight_ = 0;
     bool data_unflushed_ = false;  // the device has data that no flush followed
     std::vector<std::coroutine_handle<>> space_waiters_;
@@ -329,11 +364,13 @@ private:
     int log_error_ = 0;
 
     std::unique_ptr<uring::BufferArena> arena_;
-    std::unique_ptr<uring::BufferPool> write_pool_;
+    std::unique_ptr<uring::BufferPool> write_pool_;  // of tails
     std::unique_ptr<uring::BufferPool> read_pool_;
+    std::unique_ptr<uring::BufferPool> small_pool_;  // of small reads
     std::unique_ptr<uring::BufferPool> request_pool_;
     std::unique_ptr<GranuleCache> cache_;
-    std::unique_ptr<uring::Ring> ring_;
+    std::unique_ptr<uring::Rings> rings_;
+    std::atomic<std::uint32_t> background_{0};  // tasks that nobody awaits
 
     std::condition_variable committer_wake_;
     std::condition_variable cleaner_wake_;

@@ -26,9 +26,12 @@ Buffer Buffer::heap(std::size_t size) {
 }
 
 BufferArena::BufferArena(std::size_t size) : size_(size) {
-    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "no memory for I/O buffers");
     base_ = static_cast<std::byte*>(base);
+    // huge pages where the system has them: a registered buffer is then a few pieces for the device, not hundreds
+    madvise(base, size, MADV_HUGEPAGE);
+    for (std::size_t at = 0; at < size; at += 4096) base_[at] = std::byte{0};
 }
 
 BufferArena::~BufferArena() { munmap(base_, size_); }

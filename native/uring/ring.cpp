@@ -7,29 +7,60 @@
 #include <cstring>
 #include <system_error>
 
-namespace kvfs::uring {
+#include "uring/turn.hpp"
 
-Ring::Ring(int fd, unsigned depth, std::span<std::byte> registered) : fd_(fd), registered_memory_(registered) {
+namespace kvfs::uring {
+namespace {
+
+constexpr std::size_t kMostRegistered = std::size_t{1} << 30;  // the kernel's limit for one buffer
+
+constexpr unsigned kUnnumbered = ~0U;
+thread_local unsigned number_of_thread = kUnnumbered;
+
+}  // namespace
+
+unsigned Ring::thread_number() {
+    static std::atomic<unsigned> threads{0};
+    if (number_of_thread == kUnnumbered) number_of_thread = threads.fetch_add(1, std::memory_order_relaxed);
+    return number_of_thread;
+}
+
+Ring::Ring(int fd, unsigned depth, std::span<std::byte> registered, unsigned number, Load& demand,
+           PrefetchLimits limits)
+    : fd_(fd), limits_(limits), demand_(demand) {
     const int rc = io_uring_queue_init(depth, &ring_, 0);
     if (rc < 0) {
         throw std::system_error(
             -rc, std::generic_category(),
             "io_uring cannot be used here (see kernel.io_uring_disabled and the container's seccomp)");
     }
-    if (!registered.empty()) {
-        // A single registered buffer is at most 1 GiB; unprivileged users often have too little RLIMIT_MEMLOCK:
-        // then requests go unregistered, which costs a page-table walk each.
-        const iovec whole{registered.data(), registered.size()};
-        registered_ = io_uring_register_buffers(&ring_, &whole, 1) == 0;
+    std::vector<iovec> pieces;
+    for (; !registered.empty(); registered = registered.subspan(pieces.back().iov_len)) {
+        pieces.push_back({registered.data(), std::min(registered.size(), kMostRegistered)});
+        registered_.emplace_back(registered.data(), pieces.back().iov_len);
     }
-    reaper_ = std::thread([this] { reap(); });
+    // unprivileged users often have too little RLIMIT_MEMLOCK: then requests go unregistered, which costs a page-table
+    // walk each
+    if (!pieces.empty() &&
+        io_uring_register_buffers(&ring_, pieces.data(), static_cast<unsigned>(pieces.size())) != 0) {
+        registered_.clear();
+    }
+    reaper_ = std::thread([this, number] {
+        number_of_thread = number;
+        reap();
+    });
 }
 
 Ring::~Ring() {
+    stop();
+    io_uring_queue_exit(&ring_);
+}
+
+void Ring::stop() {
+    if (!reaper_.joinable()) return;
     stop_ = true;
     wake_reaper();
     reaper_.join();
-    io_uring_queue_exit(&ring_);
 }
 
 void Ring::post(std::coroutine_handle<> handle) {
@@ -43,31 +74,30 @@ void Ring::post(std::coroutine_handle<> handle) {
 // A no-op whose completion carries nothing but the fact that there is something to look at.
 void Ring::wake_reaper() {
     const std::lock_guard guard(submit_mutex_);
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    while (sqe == nullptr) {
-        io_uring_submit(&ring_);
-        sqe = io_uring_get_sqe(&ring_);
-    }
+    io_uring_sqe* const sqe = entry();
     io_uring_prep_nop(sqe);
     io_uring_sqe_set_data(sqe, nullptr);
-    io_uring_submit(&ring_);
+    enter();
 }
 
 void Ring::prepare(io_uring_sqe* sqe, Op& op) {
     const auto size = static_cast<unsigned>(op.size);
-    const bool fixed = registered_ && op.data >= registered_memory_.data() &&
-                       op.data + op.size <= registered_memory_.data() + registered_memory_.size();
+    int index = -1;
+    for (std::size_t i = 0; i < registered_.size() && index < 0; ++i) {
+        const auto piece = registered_[i];
+        if (op.data >= piece.data() && op.data + op.size <= piece.data() + piece.size()) index = static_cast<int>(i);
+    }
     switch (op.kind) {
         case OpKind::kRead:
-            if (fixed) {
-                io_uring_prep_read_fixed(sqe, fd_, op.data, size, op.offset, 0);
+            if (index >= 0) {
+                io_uring_prep_read_fixed(sqe, fd_, op.data, size, op.offset, index);
             } else {
                 io_uring_prep_read(sqe, fd_, op.data, size, op.offset);
             }
             break;
         case OpKind::kWrite:
-            if (fixed) {
-                io_uring_prep_write_fixed(sqe, fd_, op.data, size, op.offset, 0);
+            if (index >= 0) {
+                io_uring_prep_write_fixed(sqe, fd_, op.data, size, op.offset, index);
             } else {
                 io_uring_prep_write(sqe, fd_, op.data, size, op.offset);
             }
@@ -83,17 +113,40 @@ void Ring::prepare(io_uring_sqe* sqe, Op& op) {
     io_uring_sqe_set_data(sqe, &op);
 }
 
-void Ring::submit(std::span<Op*> ops) {
-    const std::lock_guard guard(submit_mutex_);
-    for (Op* op : ops) {
-        io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-        while (sqe == nullptr) {  // the submission queue is full: hand it to the kernel and go on
-            io_uring_submit(&ring_);
-            sqe = io_uring_get_sqe(&ring_);
-        }
-        prepare(sqe, *op);
-        counters_.in_flight.fetch_add(1, std::memory_order_relaxed);
+io_uring_sqe* Ring::entry() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    while (sqe == nullptr) {  // the submission queue is full: hand it to the kernel and go on
+        submissions_.fetch_add(1, std::memory_order_release);
+        io_uring_submit(&ring_);
+        sqe = io_uring_get_sqe(&ring_);
     }
+    return sqe;
+}
+
+void Ring::push(Op& op) {
+    if (op.priority == Priority::kPrefetch) {
+        ++prefetch_in_flight_;
+    } else {
+        demand_.fetch_add(1, std::memory_order_relaxed);
+    }
+    counters_.in_flight.fetch_add(1, std::memory_order_relaxed);
+    prepare(entry(), op);
+}
+
+void Ring::push_prefetch() {
+    while (first_prefetch_ != nullptr) {
+        const bool beside = demand_.load(std::memory_order_relaxed) != 0;
+        if (prefetch_in_flight_ >= (beside ? limits_.beside_demand : limits_.alone)) return;
+        Op& op = *first_prefetch_;
+        first_prefetch_ = op.next;
+        if (first_prefetch_ == nullptr) last_prefetch_ = nullptr;
+        counters_.prefetch_waiting.fetch_sub(1, std::memory_order_relaxed);
+        push(op);
+    }
+}
+
+void Ring::enter() {
+    submissions_.fetch_add(1, std::memory_order_release);
     // EAGAIN and EBUSY mean "the kernel has no room right now"; the entries stay queued, so ask again.
     while (io_uring_sq_ready(&ring_) > 0) {
         const int rc = io_uring_submit(&ring_);
@@ -104,7 +157,25 @@ void Ring::submit(std::span<Op*> ops) {
     }
 }
 
+// Once its last op is with the kernel, or in the line of prefetch and the mutex free, a batch may be gone.
+void Ring::submit(std::span<Op> ops) {
+    const std::lock_guard guard(submit_mutex_);
+    for (Op& op : ops) {
+        if (op.priority == Priority::kDemand) {
+            push(op);
+            continue;
+        }
+        op.next = nullptr;
+        (last_prefetch_ == nullptr ? first_prefetch_ : last_prefetch_->next) = &op;
+        last_prefetch_ = &op;
+        counters_.prefetch_waiting.fetch_add(1, std::memory_order_relaxed);
+    }
+    push_prefetch();
+    enter();
+}
+
 void Ring::reap() {
+    std::vector<std::coroutine_handle<>> posted;
     for (;;) {
         io_uring_cqe* cqe = nullptr;
         const int rc = io_uring_wait_cqe(&ring_, &cqe);
@@ -113,42 +184,48 @@ void Ring::reap() {
         auto* op = static_cast<Op*>(io_uring_cqe_get_data(cqe));
         const int result = cqe->res;
         io_uring_cqe_seen(&ring_, cqe);
-        if (op == nullptr) {
-            std::vector<std::coroutine_handle<>> posted;
-            {
-                const std::lock_guard guard(posted_mutex_);
-                posted.swap(posted_);
-            }
-            for (const auto handle : posted) handle.resume();
-            if (stop_) return;
+        submissions_.load(std::memory_order_acquire);
+        const Turn turn;
+        if (op != nullptr) {
+            finish(*op, result);
             continue;
         }
-        finish(*op, result);
+        {
+            const std::lock_guard guard(posted_mutex_);
+            posted.swap(posted_);
+        }
+        for (const auto handle : posted) handle.resume();
+        posted.clear();
+        if (stop_) return;
     }
+}
+
+void Ring::resubmit(Op& op) {
+    const std::lock_guard guard(submit_mutex_);
+    prepare(entry(), op);
+    enter();
 }
 
 void Ring::finish(Op& op, int result) {
     const bool transfer = op.kind == OpKind::kRead || op.kind == OpKind::kWrite;
     const bool interrupted = result == -EAGAIN || result == -EINTR;
-    if (interrupted || (transfer && result > 0 && static_cast<std::size_t>(result) < op.size)) {
-        const auto moved = interrupted ? 0U : static_cast<unsigned>(result);
-        counters_.in_flight.fetch_sub(1, std::memory_order_relaxed);
+    const auto moved = result > 0 ? static_cast<std::uint64_t>(result) : 0;
+    if (op.kind == OpKind::kRead) counters_.read_bytes.fetch_add(moved, std::memory_order_relaxed);
+    if (op.kind == OpKind::kWrite) counters_.write_bytes.fetch_add(moved, std::memory_order_relaxed);
+    if (interrupted || (transfer && result > 0 && moved < op.size)) {
         op.data += moved;
         op.size -= moved;
         op.offset += moved;
-        Op* again = &op;
-        submit({&again, 1});
+        resubmit(op);
         return;
     }
     if (transfer && result == 0) result = -EIO;
     switch (op.kind) {
         case OpKind::kRead:
             counters_.reads.fetch_add(1, std::memory_order_relaxed);
-            counters_.read_bytes.fetch_add(op.size, std::memory_order_relaxed);
             break;
         case OpKind::kWrite:
             counters_.writes.fetch_add(1, std::memory_order_relaxed);
-            counters_.write_bytes.fetch_add(op.size, std::memory_order_relaxed);
             break;
         case OpKind::kSync:
             counters_.syncs.fetch_add(1, std::memory_order_relaxed);
@@ -159,6 +236,14 @@ void Ring::finish(Op& op, int result) {
     counters_.in_flight.fetch_sub(1, std::memory_order_relaxed);
     op.result = result < 0 ? result : 0;
     if (op.result < 0) counters_.errors.fetch_add(1, std::memory_order_relaxed);
+    const bool prefetch = op.priority == Priority::kPrefetch;
+    if (!prefetch) demand_.fetch_sub(1, std::memory_order_relaxed);
+    if (prefetch || counters_.prefetch_waiting.load(std::memory_order_relaxed) != 0) {
+        const std::lock_guard guard(submit_mutex_);
+        if (prefetch) --prefetch_in_flight_;
+        push_prefetch();
+        if (io_uring_sq_ready(&ring_) > 0) enter();
+    }
     op.batch->one_done();
 }
 
@@ -170,11 +255,9 @@ int Batch::result() const {
 }
 
 void Batch::start() {
+    for (Op& op : ops_) op.batch = this;
     left_.store(ops_.size(), std::memory_order_relaxed);
-    std::vector<Op*> pointers;
-    pointers.reserve(ops_.size());
-    for (Op& op : ops_) pointers.push_back(&op);
-    ring_.submit(pointers);  // the batch may be gone once the last op is submitted: touch nothing after this
+    ring_.submit(ops());  // touch nothing after this
 }
 
 void Batch::one_done() {

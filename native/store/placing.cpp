@@ -1,0 +1,237 @@
+#include "store/placing.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "store/in_use.hpp"
+#include "store/store.hpp"
+
+namespace kvfs::store {
+namespace {
+
+constexpr std::uint64_t kBlock = format::kBlock;
+
+struct SpaceWait {
+    std::mutex& mutex;
+    std::vector<std::coroutine_handle<>>& waiters;
+    std::condition_variable& cleaner;
+    bool await_ready() const { return false; }
+    void await_suspend(std::coroutine_handle<> waiter) {
+        const std::lock_guard guard(mutex);
+        waiters.push_back(waiter);
+        cleaner.notify_one();
+    }
+    void await_resume() const {}
+};
+
+bool overlaps(const Flight* flights, std::uint64_t from, std::uint64_t to) {
+    for (const Flight* flight = flights; flight != nullptr; flight = flight->next) {
+        if (flight->from < to && from < flight->to) return true;
+    }
+    return false;
+}
+
+}  // namespace
+
+// Adds to `out` until it has `blocks`. False when there are no more without going below `floor` free segments: what is
+// in `out` stays. The mutex is held.
+bool Store::take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out) {
+    std::uint32_t placed = 0;
+    for (const Place& place : out) placed += place.blocks;
+    while (placed < blocks) {
+        const auto got = segments_.allocate(blocks - placed, lease, floor);
+        if (!got) return false;
+        Segment& segment = segments_.at(got->segment);
+        if (got->opened) {
+            ++headers_in_flight_;
+            log_.writer().segment_open(
+                {got->segment, segment.generation, static_cast<std::uint32_t>(format::SegmentClass::kData), 0});
+            log_.commit();
+        }
+        ++segment.readers;
+        placed += got->blocks;
+        out.push_back({got->segment, got->block, got->blocks, segment.generation, got->opened});
+    }
+    return true;
+}
+
+// Nothing was written there, or nobody will refer to it. The mutex is held.
+void Store::give_up_places(const Places& places) {
+    for (const Place& place : places) segments_.remove_live(place.segment, place.blocks, 0);
+    finish_places(places);
+}
+
+// The device is through with them. The mutex is held.
+void Store::finish_places(const Places& places) {
+    for (const Place& place : places) --segments_.at(place.segment).readers;
+    data_unflushed_ = true;
+}
+
+// The mutex is not held, and nothing may be waited for between take_places() and this.
+void Store::open_segments(Places& places) {
+    for (Place& place : places) {
+        if (std::exchange(place.opened, false)) in_background(write_opened(place.segment));
+    }
+}
+
+Async<int> Store::write_opened(SegmentId segment) {
+    const Buffer header = Buffer::heap(kBlock);
+    {
+        const std::lock_guard guard(mutex_);
+        fill_segment_header(segment, format::SegmentClass::kData, header.data());
+    }
+    uring::Batch batch(rings_->here());
+    batch.add(uring::OpKind::kWrite, header.data(), kBlock, device_offset(segment, 0));
+    const int rc = co_await batch;
+    const std::lock_guard guard(mutex_);
+    data_unflushed_ = true;
+    if (rc != 0) {
+        counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
+        fail_log(rc);  // the log names this segment: it must not claim what the device does not have
+    }
+    if (--headers_in_flight_ == 0) headers_done_.notify_all();
+    co_return rc;
+}
+
+// Space for `blocks` that were reserved, waiting for the cleaner where there is none. Every block that it gets is no
+// longer reserved; on an error none of them is, and there are no places.
+Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
+    for (;;) {
+        bool done = false;
+        int error = 0;
+        {
+            const std::lock_guard guard(mutex_);
+            const std::uint64_t before = segments_.live_blocks();
+            // this space was promised when the bytes were taken: once cleaning is at its end, the reserve keeps the
+            // promise
+            done = take_places(blocks, file.lease, cleaner_stuck_ ? 2 : segments_.reserve(), places);
+            reserved_blocks_ -= segments_.live_blocks() - before;
+            if (!done && (cleaner_stuck_ || read_only_)) {
+                error = read_only_ ? -EIO : -ENOSPC;
+                reserved_blocks_ -= blocks;
+                for (const Place& each : places) reserved_blocks_ += each.blocks;
+                give_up_places(places);
+            }
+        }
+        open_segments(places);
+        if (done) co_return 0;
+        if (error != 0) {
+            places.clear();
+            counters_.enospc.fetch_add(1, std::memory_order_relaxed);
+            co_return error;
+        }
+        co_await SpaceWait{mutex_, space_waiters_, cleaner_wake_};
+    }
+}
+
+// The extents of data that goes to these places and to the file's blocks from `logical` on.
+void Store::checksum_places(const Places& places, std::uint64_t logical, const std::byte* data, Pieces& out) const {
+    for (const Place& place : places) {
+        Extent extent{place.segment, place.block, place.blocks, 0, place.blocks, {}};
+        extent.checksums.reserve((place.blocks + format::kGranuleBlocks - 1) / format::kGranuleBlocks);
+        for (std::uint32_t at = 0; at < place.blocks; at += format::kGranuleBlocks) {
+            const std::uint32_t n = std::min<std::uint32_t>(format::kGranuleBlocks, place.blocks - at);
+            extent.checksums.push_back(
+                checksum_({data, n * kBlock}, place.segment, place.generation, place.block + at));
+            data += n * kBlock;
+        }
+        out.push_back({logical, std::move(extent)});
+        logical += place.blocks;
+    }
+}
+
+Async<int> Store::write_places(const Places& places, std::byte* data) {
+    uring::Batch batch(rings_->here());
+    for (const Place& place : places) {
+        batch.add(uring::OpKind::kWrite, data, place.blocks * kBlock, device_offset(place.segment, place.block));
+        data += place.blocks * kBlock;
+    }
+    const int rc = co_await batch;
+    co_return rc;
+}
+
+// The file's blocks are now those pieces, which the device is about to be sent. The mutex is held; launch() follows.
+void Store::map_flight(Inode& inode, Flight& flight, Pieces& pieces) {
+    File& file = *flight.file;
+    if (inodes_.mapped_blocks(inode) > 0 && inode.has(kLogged)) {
+        inodes_.visit(inode, flight.from, flight.to, [&](std::uint64_t, const Extent&) { file.in_place = true; });
+    }
+    unmap(inode, file, flight.from, flight.to);
+    for (Piece& piece : pieces) inodes_.insert(inode, piece.logical, std::move(piece.extent));
+    file.changed.add(flight.from, flight.to);
+    flight.previous = nullptr;
+    flight.next = file.flights;
+    if (file.flights != nullptr) file.flights->previous = &flight;
+    file.flights = &flight;
+    ++file.in_flight;
+}
+
+void Store::launch(std::unique_ptr<Flight> flight) { in_background(fly(std::move(flight))); }
+
+Async<int> Store::fly(std::unique_ptr<Flight> flight) {
+    const int rc = co_await write_places(flight->places, flight->data);
+    flight->buffer.reset();  // before anybody is woken who may want it
+    FlightWait* landed = nullptr;
+    {
+        const std::lock_guard guard(mutex_);
+        File& file = *flight->file;
+        finish_places(flight->places);
+        if (rc != 0) {
+            counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
+            file.error = -EIO;
+        }
+        (flight->previous == nullptr ? file.flights : flight->previous->next) = flight->next;
+        if (flight->next != nullptr) flight->next->previous = flight->previous;
+        --file.in_flight;
+        FlightWait** at = &file.flight_waits;
+        while (*at != nullptr) {
+            FlightWait* const wait = *at;
+            if (overlaps(file.flights, wait->from, wait->to)) {
+                at = &wait->next;
+            } else {
+                *at = wait->next;
+                wait->next = std::exchange(landed, wait);
+            }
+        }
+        if (file.in_flight == 0 && file.handles == 0) drop_file_if_idle(file.ino);
+    }
+    if (rc != 0) say(40, "a write to the device failed: " + std::string(std::strerror(-rc)));
+    while (landed != nullptr) {
+        const auto waiter = landed->waiter;
+        landed = landed->next;
+        uring::Turn::next(waiter);  // the node may be gone after this
+    }
+    co_return rc;
+}
+
+namespace {
+
+struct Landing {
+    std::mutex& mutex;
+    File& file;
+    FlightWait wait;
+    bool await_ready() const { return false; }
+    bool await_suspend(std::coroutine_handle<> waiter) {
+        const std::lock_guard guard(mutex);
+        if (!overlaps(file.flights, wait.from, wait.to)) return false;
+        wait.waiter = waiter;
+        wait.next = std::exchange(file.flight_waits, &wait);
+        return true;
+    }
+    void await_resume() const {}
+};
+
+}  // namespace
+
+// Waits until nothing of blocks [from, to) is on its way to the device. The file's error, or 0.
+Async<int> Store::wait_landed(File& file, std::uint64_t from, std::uint64_t to) {
+    co_await Landing{mutex_, file, {from, to, {}, nullptr}};
+    co_return file.error;
+}
+
+bool Store::is_on_its_way(const File& file, std::uint64_t from, std::uint64_t to) const {
+    return overlaps(file.flights, from, to);
+}
+
+}  // namespace kvfs::store

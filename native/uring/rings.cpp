@@ -1,0 +1,50 @@
+#include "uring/rings.hpp"
+
+#include <algorithm>
+
+namespace kvfs::uring {
+namespace {
+
+// At the device, over all rings. Beside demand just enough to keep moving: a request of demand then finds few in front
+// of it.
+constexpr unsigned kPrefetchAlone = 16;
+constexpr unsigned kPrefetchBesideDemand = 4;
+
+}  // namespace
+
+Rings::Rings(int fd, unsigned count, unsigned depth, std::span<std::byte> registered) {
+    count = std::max(count, 1U);
+    const Ring::PrefetchLimits limits{std::max(kPrefetchAlone / count, 1U),
+                                      std::max(kPrefetchBesideDemand / count, 1U)};
+    for (unsigned i = 0; i < count; ++i) {
+        rings_.push_back(std::make_unique<Ring>(fd, depth, registered, i, demand_, limits));
+    }
+}
+
+Rings::~Rings() {
+    // all threads first: one that is still running may post to any ring
+    for (const auto& ring : rings_) ring->stop();
+}
+
+bool Rings::buffers_registered() const {
+    return std::all_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->buffers_registered(); });
+}
+
+Rings::Statistics Rings::statistics() const {
+    Statistics sum{};
+    const auto get = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };
+    for (const auto& ring : rings_) {
+        const RingCounters& c = ring->counters();
+        sum.reads += get(c.reads);
+        sum.read_bytes += get(c.read_bytes);
+        sum.writes += get(c.writes);
+        sum.write_bytes += get(c.write_bytes);
+        sum.syncs += get(c.syncs);
+        sum.errors += get(c.errors);
+        sum.in_flight += get(c.in_flight);
+        sum.prefetch_waiting += get(c.prefetch_waiting);
+    }
+    return sum;
+}
+
+}  // namespace kvfs::uring
