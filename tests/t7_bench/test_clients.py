@@ -10,7 +10,7 @@ import pytest
 from benchlib.pattern import WrongBytes
 from benchlib.system import BenchError
 from benchlib.workers import run_together
-from benchlib.workloads import FileSet, LookupAbsent, PublishFiles, ReadFiles, Share
+from benchlib.workloads import FileSet, PublishFiles, ReadFiles, Share, TouchPages
 
 _FILES = FileSet(first_id=100, count=10, size=64 * 1024)
 
@@ -60,12 +60,18 @@ def test_a_missing_file_is_an_error_of_the_run(pages: Path) -> None:
     assert caught.value.filename == missing
 
 
-def test_absent_names_are_absent(pages: Path) -> None:
-    names = FileSet(first_id=1000, count=50, size=4096)
-    assert run_together([LookupAbsent(pages, names)]).units == 50
-    assert run_together([LookupAbsent(None, names)]).units == 50
-    with pytest.raises(WrongBytes, match="expected no such file"):
-        run_together([LookupAbsent(pages, _FILES)])
+def test_every_page_of_a_mapping_is_touched(pages: Path) -> None:
+    measured = run_together([TouchPages(pages, _FILES, Share(_FILES.count * 2))] * 3)
+    assert measured.units == 2 * _FILES.bytes
+    assert measured.latency.samples == 2 * _FILES.count
+
+
+def test_a_stale_page_of_a_mapping_is_noticed(pages: Path) -> None:
+    with open(_FILES.paths_in(pages)[4], "r+b") as file:
+        file.seek(7 * 4096)
+        file.write(bytes(8))
+    with pytest.raises(WrongBytes, match="expected file 104, block 7, found 0x0000000000000000"):
+        run_together([TouchPages(pages, _FILES, Share(_FILES.count))])
 
 
 @dataclass

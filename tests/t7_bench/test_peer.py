@@ -34,6 +34,8 @@ def test_parse_refuses_what_is_no_result() -> None:
         parse("fio: command not found", "read")
     with pytest.raises(BenchError, match="errno 5"):
         parse(_output(error=5), "read")
+    with pytest.raises(BenchError, match="moved none"):
+        parse(_output(read={"io_bytes": 0, "runtime": 1, "lat_ns": {"bins": {}}}), "read")
 
 
 @pytest.mark.skipif(shutil.which("fio") is None, reason="NOT TESTED: needs fio")
@@ -41,14 +43,26 @@ def test_fio_itself(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(2 * _MIB))
     for mode in ("read", "write"):
-        job = FioJob(path, mode, _MIB, _MIB, 64 * 1024, engine="psync", direct=False, loops=2)
+        job = FioJob((path,), mode, 64 * 1024, _MIB, _MIB, engine="psync", direct=False, loops=2)
         measured = run_fio(job)
         assert measured.units == 2 * _MIB
         assert measured.latency.samples == 32
     with pytest.raises(BenchError, match=r"fio: expected 2097152 bytes to read, it did 1048576|exit status"):
-        run_fio(FioJob(path, "read", _MIB, 2 * _MIB, 64 * 1024, engine="psync", direct=False))
+        run_fio(FioJob((path,), "read", 64 * 1024, _MIB, 2 * _MIB, engine="psync", direct=False))
     with pytest.raises(BenchError, match="exit status"):
-        run_fio(FioJob(tmp_path / "absent", "read", 0, _MIB, 4096, engine="psync", direct=False))
+        run_fio(FioJob((tmp_path / "absent",), "read", 4096, 0, _MIB, engine="psync", direct=False))
+
+
+@pytest.mark.skipif(shutil.which("fio") is None, reason="NOT TESTED: needs fio")
+def test_fio_at_random(tmp_path: Path) -> None:
+    paths = tuple(tmp_path / name for name in ("a", "b:c"))  # fio separates names by colons
+    for path in paths:
+        path.write_bytes(bytes(_MIB))
+    measured = run_fio(FioJob(paths, "randread", 4096, size=4 * _MIB, engine="psync", direct=False))
+    assert measured.units == 4 * _MIB  # more than there is: places come again
+    assert measured.latency.samples == 1024
+    measured = run_fio(FioJob(paths, "randread", 4096, jobs=2, engine="psync", direct=False, seconds=0.1))
+    assert measured.units == 4096 * measured.latency.samples > 0
 
 
 def _store(path: Path, pages: list[tuple[int, int]], zeros: list[tuple[int, int]]) -> Path:

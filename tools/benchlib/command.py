@@ -15,11 +15,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchlib import report, system
+from benchlib import notes, report, system, tables
 from benchlib.bench import Bench, Options
+from benchlib.callgrind import require_callgrind
 from benchlib.fio import require_fio
+from benchlib.loopcost import loop_cost_steps, run_loop_cost
 from benchlib.rows import Row, all_rows
-from benchlib.scale import ScaleFigure, run_scale, scale_steps
+from benchlib.scale import run_scale, scale_steps
 from benchlib.schedule import RowResult, run_row, steps
 from benchlib.system import BenchError
 from benchlib.workloads import supports_direct
@@ -27,10 +29,11 @@ from kvfs.cli.app import print_json, run
 from kvfs.errors import UsageError
 from kvfs.units import parse_size
 
-_QUICK = {"rounds": 3, "data": "256M", "small_files": 2_000, "lookups": 2_000}
-_FULL = {"rounds": 6, "data": "1G", "small_files": 20_000, "lookups": 20_000}
+_QUICK = {"rounds": 3, "data": "256M", "small_files": 4_000, "lookups": 20_000, "seconds": 1.0}
+_FULL = {"rounds": 6, "data": "1G", "small_files": 20_000, "lookups": 100_000, "seconds": 3.0}
+_LOOK = 0.5  # s that the machine is watched before anything is done
 
-_TABLE_WIDTH = 160  # at least: the table takes what it needs
+_TABLE_WIDTH = 200  # at least: the table takes what it needs
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -39,13 +42,16 @@ app = typer.Typer(
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Less data and fewer rounds: under 90 s.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less data and fewer rounds: under 4 minutes.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds per row [6; 3 with --quick].")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Rows, as in 'cold-*'; repeatable.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Only kvfs, raw, ext4 (...) or tmpfs; repeatable.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Only native, pyfuse3, raw, ext4 ...; repeatable.")] = None,
     list_rows: Annotated[bool, typer.Option("--list", help="Name the rows and do nothing.")] = False,
     scale: Annotated[bool, typer.Option("--scale", help="Instead: memory, recovery and ls of many files.")] = False,
     scale_files: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Files for --scale.")] = 1_000_000,
+    loop_cost: Annotated[
+        bool, typer.Option("--loop-cost", help="Instead: microseconds and instructions of a 4 KiB request.")
+    ] = False,
     directory: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path("/var/tmp"),
     store_size: Annotated[str, typer.Option(help="Size of each store.")] = "8G",
     data: Annotated[str | None, typer.Option(help="Bytes per row and round [1G; 256M with --quick].")] = None,
@@ -54,7 +60,7 @@ def bench(
     kvfs: Annotated[Path | None, typer.Option(help="The kvfs command, by default the one beside Python.")] = None,
     json_to: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON as well.")] = None,
 ) -> None:
-    """Measure kvfs against fio on its own store, the disk's file system and tmpfs; print ratios of this one run."""
+    """Measure kvfs against fio on its own store, ext4, tmpfs and itself; print ratios of this one run."""
     defaults: dict[str, Any] = _QUICK if quick else _FULL
     options = Options(
         rounds=rounds or defaults["rounds"],
@@ -64,9 +70,12 @@ def bench(
         store_size=parse_size(store_size),
         small_files=defaults["small_files"],
         lookups=defaults["lookups"],
+        seconds=defaults["seconds"],
         kvfs_command=_find_kvfs(kvfs),
         targets=tuple(target or ()),
     )
+    if scale and loop_cost:
+        raise UsageError("expected --scale or --loop-cost, found both")
     if json_to not in (None, "-") and not Path(json_to).parent.is_dir():
         raise UsageError(f"--json {json_to}: expected a file in a directory that is there, found no such directory")
     console = Console(stderr=json_to == "-")
@@ -79,38 +88,53 @@ def bench(
             return
         environment = {
             **system.describe(),
-            "file_system": context.local,
+            "busy_cpus": system.busy_cpus(_LOOK),
+            "file_system": system.filesystem_type(work),
             "cold": "drop_caches" if system.is_root() else "the pages of the files dropped",
         }
-        results, figures = _measure(context, [] if scale else rows, scale_files if scale else 0)
-        console.print(report.machine(context, environment), highlight=False, soft_wrap=True)
+        console.print(notes.machine(environment), highlight=False, soft_wrap=True)
+        for line in (*notes.missing(context), *notes.warnings(environment, [])):
+            console.print(line, highlight=False, soft_wrap=True)
+        results, figures, costs = [], [], []
         if scale:
-            console.print(report.scale_table(figures, context.local))
+            with _progress(scale_steps(scale_files)) as step:
+                figures = run_scale(context, scale_files, step)
+            console.print(tables.scale_table(figures, str(environment["file_system"])))
+        elif loop_cost:
+            require_callgrind()
+            with _progress(loop_cost_steps(context)) as step:
+                costs = run_loop_cost(context, step)
+            console.print(tables.loop_table(costs))
         else:
-            console.print(report.how_to_read(context, environment), highlight=False, soft_wrap=True)
-            console.print(report.row_table(results))
+            results = _measure(context, rows)
+            console.print(notes.how_to_read(context, environment), highlight=False, soft_wrap=True)
+            console.print(tables.row_table(results))
+            for line in (notes.summary(results), *notes.warnings(environment, results)):
+                console.print(line, highlight=False, soft_wrap=True)
         if json_to:
-            value = report.as_json(context, environment, results, figures)
+            value = report.as_json(context, environment, results, figures, costs)
             if json_to == "-":
                 print_json(value)
             else:
                 Path(json_to).write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _measure(context: Bench, rows: list[Row], scale_files: int) -> tuple[list[RowResult], list[ScaleFigure]]:
+def _measure(context: Bench, rows: list[Row]) -> list[RowResult]:
     rounds = context.options.rounds
-    total = sum(steps(row, rounds) for row in rows) + (scale_steps(scale_files) if scale_files else 0)
+    with _progress(sum(steps(row, rounds) for row in rows)) as step:
+        return [run_row(context, row, rounds, step) for row in rows]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Yields what is called at the begin of each of ``total`` pieces of work, with what it is."""
     # no refresh thread: it would run beside what is measured, and be lost in the forked clients
     progress = Progress(
         TextColumn("{task.description:42}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=Console(stderr=True), auto_refresh=False, transient=True,
     )  # fmt: skip
     with progress:
-        task = progress.add_task("", total=total)
-        step = _stepper(progress, task)
-        results = [run_row(context, row, rounds, step) for row in rows]
-        figures = run_scale(context, scale_files, step) if scale_files else []
-    return results, figures
+        yield _stepper(progress, progress.add_task("", total=total))
 
 
 def _stepper(progress: Progress, task: Any) -> Callable[[str], None]:

@@ -53,7 +53,8 @@ class Measurement:
     """One row on one target in one round.
 
     ``seconds``: from the first client's start to the last one's end. ``units``: bytes or operations done.
-    CPU in seconds, user and system: the clients', and the daemon's where there is one.
+    CPU in seconds, user and system: the clients', the daemon's where there is one, the kernel's own threads'.
+    ``device_bytes``: read from block devices by the daemon. ``foreign_cpus``: how many CPUs others kept busy meanwhile.
     """
 
     seconds: float
@@ -61,6 +62,9 @@ class Measurement:
     latency: Latency
     client_cpu: float
     daemon_cpu: float | None = None
+    kernel_cpu: float = 0.0
+    device_bytes: int | None = None
+    foreign_cpus: float = 0.0
 
     @property
     def rate(self) -> float:

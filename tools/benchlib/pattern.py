@@ -65,6 +65,15 @@ def check_ends(blocks: Blocks, file_id: int, first_block: int) -> None:
         _compare(int(blocks[row, 0]), file_id, first_block + row)
 
 
+def check_stamps(blocks: Blocks, file_id: int, first_block: int) -> None:
+    """Compare the stamps of all blocks: one word read in each."""
+    first = stamp(file_id, first_block)
+    expected = np.arange(first, first + len(blocks), dtype=np.uint64)
+    wrong = np.flatnonzero(blocks[:, 0] != expected)
+    if len(wrong):
+        _compare(int(blocks[wrong[0], 0]), file_id, first_block + int(wrong[0]))
+
+
 def check_all(blocks: Blocks, file_id: int, first_block: int) -> None:
     """Compare every byte."""
     numbers = np.arange(first_block, first_block + len(blocks))

@@ -38,9 +38,9 @@ class Directory:
     def make_cold(self) -> None:
         """Forget what the target itself caches. The kernel's caches are the caller's to drop, for all at once."""
 
-    def cpu(self) -> float | None:
-        """CPU seconds that the target's daemon has used; ``None`` where the kernel does the work for its callers."""
-        return None
+    def pids(self) -> list[int]:
+        """The target's daemon: none, the kernel does the work for its callers."""
+        return []
 
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
@@ -57,19 +57,27 @@ class Kvfs:
         self._command = command
         self._size = size
         self._options = options
+        self.is_native = "native" in options  # its data path
         self._pids: list[int] = []
         self.root.mkdir()
 
     def mount(self) -> float:
         """Mount, formatting a store that is not there; seconds until the mount answered."""
         begin = time.monotonic()
-        options = ["--size", str(self._size), "--log", str(self._log), *self._options]
-        self._run("mount", *options, str(self.store), str(self.root))
+        self._start()
         stats = self.root / ".kvfs" / "stats"
         pid = json.loads(stats.read_text())["pid"]
         seconds = time.monotonic() - begin
         self._pids = system.process_tree(pid)
         return seconds
+
+    def _start(self) -> None:
+        """Returns when the mount answers."""
+        self._run("mount", *self._arguments())
+
+    def _arguments(self) -> list[str]:
+        options = ["--size", str(self._size), "--log", str(self._log), *self._options]
+        return [*options, str(self.store), str(self.root)]
 
     def umount(self) -> None:
         """Unmount and wait until the daemon has let go of the store."""
@@ -90,9 +98,6 @@ class Kvfs:
     def make_cold(self) -> None:
         self.umount()
         self.mount()
-
-    def cpu(self) -> float | None:
-        return system.cpu_seconds(self.pids())
 
     def resident(self) -> int:
         return system.resident_bytes(self.pids())

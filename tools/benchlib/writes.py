@@ -1,13 +1,13 @@
 """Rows that make files: whole pages, and small ones."""
 
 import os
-from dataclasses import replace
 
 from benchlib import system
-from benchlib.bench import KVFS, MIB, RAW, TMPFS, Bench
+from benchlib.bench import MIB, NATIVE, PYFUSE3, RAW, TMPFS, Bench
 from benchlib.figures import Measurement
-from benchlib.fio import FioJob, run_fio
-from benchlib.targets import Kvfs
+from benchlib.fio import FioJob
+from benchlib.goals import Goal
+from benchlib.usage import watched
 from benchlib.workloads import FileSet, sync_directory
 
 _MOSTLY = 0.9  # of a file's size with blocks behind it: preallocated
@@ -22,11 +22,13 @@ class WriteNew:
 
     unit = "B"
     peer = RAW
+    in_memory = False
+    goals = (Goal(NATIVE, RAW, 0.80),)
 
     def __init__(self, bench: Bench, size: int) -> None:
         self.name = f"write-{size // MIB}m"
         self.title = f"new files, write + rename, {size // MIB} MiB"
-        self.targets = bench.chosen(KVFS, RAW, bench.local, TMPFS)
+        self.targets = bench.chosen(NATIVE, PYFUSE3, RAW, bench.local, TMPFS)
         self._size = size
         self._raw_file = bench.work / "raw.file"
         self._files: FileSet | None = None
@@ -44,10 +46,8 @@ class WriteNew:
     def _make_raw_file(self, bench: Bench) -> None:
         """As the store's file is; without kvfs among the targets: sparse."""
         size, allocated = bench.options.store_size, False
-        if KVFS in self.targets:
-            kvfs = bench.writing(KVFS)
-            assert isinstance(kvfs, Kvfs)
-            status = kvfs.store.stat()
+        if kvfs := bench.first_kvfs():
+            status = bench.store_of(kvfs, "write").stat()
             size, allocated = status.st_size, status.st_blocks * 512 > _MOSTLY * status.st_size
         with self._raw_file.open("wb") as file:
             if allocated:
@@ -60,7 +60,7 @@ class WriteNew:
         assert self._files is not None
         if target == RAW:
             size, depth = self._files.bytes, bench.options.threads
-            return run_fio(FioJob(self._raw_file, "write", 0, size, request=self._size, depth=depth))
+            return bench.fio(None, FioJob((self._raw_file,), "write", self._size, size=size, depth=depth))
         place = bench.writing(target)
         return bench.publish(place, place.directory("new"), self._files, direct=target != TMPFS, durable=True)
 
@@ -76,15 +76,17 @@ class WriteNew:
 
 
 class SmallFiles:
-    """Create, one buffered write of 4 KiB, close, rename, all in one directory; nothing is synced on either side."""
+    """Create, one buffered write of 4 KiB, close, rename, all in one directory; nothing is synced on any side."""
 
     name = "small-files"
-    title = "create + 4 KiB write + close + rename"
+    title = "create + 4 KiB write + close + rename, native threads"
     unit = "op"
+    peer = PYFUSE3
+    in_memory = False
+    goals = (Goal(NATIVE, PYFUSE3, 2.0),)
 
     def __init__(self, bench: Bench) -> None:
-        self.targets = bench.chosen(KVFS, bench.local, TMPFS)
-        self.peer = bench.local
+        self.targets = bench.chosen(NATIVE, PYFUSE3, bench.local, TMPFS)
         self._files: FileSet | None = None
 
     def prepare(self, bench: Bench, turn: int) -> None:
@@ -94,9 +96,9 @@ class SmallFiles:
 
     def measure(self, bench: Bench, target: str, turn: int) -> Measurement:
         assert self._files is not None
-        place = bench.writing(target)
-        done = bench.publish(place, place.directory(f"small-{turn}"), self._files, direct=False, durable=False)
-        return replace(done, units=done.latency.samples)  # files, not bytes
+        place, files = bench.writing(target), self._files
+        directory = place.directory(f"small-{turn}")
+        return watched(place.pids(), lambda: bench.metadata.publish(directory, files, bench.options.threads))
 
     def finish(self, bench: Bench, turn: int) -> None:
         assert self._files is not None
