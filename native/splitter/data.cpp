@@ -1,4 +1,6 @@
 // Bytes: READ and WRITE.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -15,7 +17,7 @@ void Splitter::read(RequestHandle request) {
     const std::uint64_t offset = in->offset;
     const std::uint32_t size = in->size;
     if (tier_ != nullptr) {
-        const warm::PagePtr page = handle->page != nullptr ? handle->page : tier_->find(ino);
+        const warm::PagePtr page = tier_->find(ino);
         if (page != nullptr) {
             counters_.warm_reads.fetch_add(1, std::memory_order_relaxed);
             const Bytes all = page->bytes();
@@ -58,8 +60,24 @@ void Splitter::write(RequestHandle request) {
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
     if (handle == nullptr || request->rest(sizeof *in).size() < in->size) return malformed(std::move(request));
     const fuse_write_in copy = *in;
+    if (handle->mode == OpenMode::kDirect && request->header().uid != 0) clear_set_id(handle->ino);
     uring::Buffer buffer = request->take_buffer();
     write_later(std::move(request), std::move(buffer), handle->ino, copy);
+}
+
+// Whoever is not privileged loses a file's set-ID bits by writing to it. The kernel sees to that in cached writes only.
+// (uid 0 stands for CAP_FSETID, which a request does not tell.)
+void Splitter::clear_set_id(std::uint64_t ino) {
+    store::Attributes attributes{};
+    if (store_->getattr(ino, attributes) != 0) return;
+    std::uint32_t gone = attributes.mode & S_ISUID;
+    if ((attributes.mode & S_IXGRP) != 0) gone |= attributes.mode & S_ISGID;  // without it that bit means a lock
+    if (gone == 0) return;
+    store::Store::SetAttributes set;
+    set.fields = store::kSetMode;
+    set.mode = attributes.mode & ~gone;
+    store_->setattr(ino, set, attributes);  // on a volume that refuses it, the write that follows is refused too
+    forget_attributes(ino);
 }
 
 uring::Detached Splitter::write_later(RequestHandle request, uring::Buffer buffer, std::uint64_t ino,

@@ -55,9 +55,8 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
         }
     }
     OpenOut out{};
-    const bool set_id = (attributes.mode & (S_ISUID | S_ISGID)) != 0;
-    choose_mode(handle, page, created, set_id, out);
-    if (page != nullptr && handle.page == nullptr) tier_->released(page);
+    choose_mode(handle, page, created, out);
+    if (page != nullptr && handle.mode != OpenMode::kPassthrough) tier_->released(page);
     out.fh = handles_.add(handle);
     if (out.fh == 0) {
         forget_open(handle);
@@ -79,31 +78,36 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
 //
 // Cached, with the pages kept from open to open, is the rule for readers: data changes through this kernel only.
 // Passthrough when the page is warm, nobody holds the file open in a way that the kernel caches or may come to cache
-// by mmap (the kernel refuses the mixture), and nobody is writing to it.
+// by mmap (the kernel refuses the mixture), and nobody is writing to it. Once an inode is open so, the kernel wants
+// every open of it to name the same backing file; with FOPEN_DIRECT_IO beside it reads and writes still come here,
+// only mappings do not. The warm page is kept in step with those writes. What is lost is a shared writable mapping made
+// while others read the page by passthrough: it writes to memory that nobody saves.
 // Direct for who only writes, and for who made the file: pages written once must not push others out of the page
 // cache. It needs FUSE_DIRECT_IO_ALLOW_MMAP for shared mappings of such a descriptor. What direct I/O leaves undone is
-// to take set-ID bits away at a write, hence the exception. Direct also when readers of a warm page are there: the
-// warm page is kept in step with writes (Tier::write), the page cache would not be.
-void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool created, bool set_id, OpenOut& out) {
+// to take set-ID bits away at a write, so that is ours: see clear_set_id().
+void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool created, OpenOut& out) {
     const std::lock_guard guard(opens_mutex_);
     Opens& opens = opens_[handle.ino];
-    // the kernel admits one backing file of an inode at a time
-    const bool same = opens.passthrough == 0 || opens.page == page;
-    if (page != nullptr && same && opens.mappable == 0 && opens.writers == 0) {
-        handle.mode = OpenMode::kPassthrough;
-        handle.page = page;
-        ++opens.passthrough;
-        opens.page = page;
-        out.open_flags = kOpenPassthrough | FOPEN_NOFLUSH;
-        out.backing_id = page->backing_id();
-        counters_.passthrough_opens.fetch_add(1, std::memory_order_relaxed);
-        return;
-    }
-    if (handle.readable) ++opens.mappable;
     if (handle.writable) ++opens.writers;
-    const bool direct = !handle.readable || (created && allows_mmap_) || opens.passthrough > 0;
-    out.open_flags = FOPEN_KEEP_CACHE;
-    if (direct && !set_id) {
+    const bool first = page != nullptr && opens.passthrough == 0 && opens.mappable == 0 && opens.writers == 0;
+    if (first) opens.page = page;
+    handle.by_passthrough = first || opens.passthrough > 0;
+    if (handle.by_passthrough) {
+        ++opens.passthrough;
+        handle.page = opens.page;
+        out.backing_id = opens.page->backing_id();
+        counters_.passthrough_opens.fetch_add(1, std::memory_order_relaxed);
+        if (page == opens.page && !handle.writable) {
+            handle.mode = OpenMode::kPassthrough;
+            out.open_flags = kOpenPassthrough | FOPEN_NOFLUSH;
+            return;
+        }
+        out.open_flags = kOpenPassthrough;
+    } else {
+        if (handle.readable) ++opens.mappable;
+        out.open_flags = FOPEN_KEEP_CACHE;
+    }
+    if (!handle.readable || handle.by_passthrough || (created && allows_mmap_)) {
         handle.mode = OpenMode::kDirect;
         out.open_flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
     }
@@ -121,7 +125,7 @@ void Splitter::forget_open(const Handle& handle) {
         const std::lock_guard guard(opens_mutex_);
         const auto it = opens_.find(handle.ino);
         Opens& opens = it->second;
-        if (handle.mode == OpenMode::kPassthrough) {
+        if (handle.by_passthrough) {
             if (--opens.passthrough == 0) opens.page.reset();  // the handle holds it still
         } else if (handle.readable) {
             --opens.mappable;
@@ -129,7 +133,7 @@ void Splitter::forget_open(const Handle& handle) {
         if (handle.writable) --opens.writers;
         if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers == 0) opens_.erase(it);
     }
-    if (handle.page != nullptr) tier_->released(handle.page);
+    if (handle.mode == OpenMode::kPassthrough) tier_->released(handle.page);
 }
 
 void Splitter::release(RequestHandle request) {

@@ -26,7 +26,8 @@ struct Handle {
     bool writable = false;  // counted so by Store::open; release has to say the same
     bool touches_atime = false;
     OpenMode mode = OpenMode::kCached;
-    warm::PagePtr page;  // what a passthrough handle reads: it stays in memory as long
+    bool by_passthrough = false;  // the kernel has `page` as its backing file, read or not
+    warm::PagePtr page;           // stays in memory as long
 };
 
 // A table whose entries never move. The kernel names a handle only between our answer to OPEN and its RELEASE, and

@@ -117,7 +117,7 @@ private:
     void open(RequestHandle request);
     uring::Detached open_later(RequestHandle request, std::uint64_t ino, std::uint32_t flags, bool created,
                                store::Attributes attributes);
-    void choose_mode(Handle& handle, const warm::PagePtr& page, bool created, bool set_id, OpenOut& out);
+    void choose_mode(Handle& handle, const warm::PagePtr& page, bool created, OpenOut& out);
     bool has_writer(std::uint64_t ino);
     void forget_open(const Handle& handle);
     void release(RequestHandle request);
@@ -137,6 +137,7 @@ private:
     uring::Detached read_later(RequestHandle request, std::uint64_t ino, std::uint64_t offset, std::uint32_t size);
     uring::Detached read_in_place(RequestHandle request, std::uint64_t ino, std::uint64_t offset, std::uint32_t size);
     void write(RequestHandle request);
+    void clear_set_id(std::uint64_t ino);
     uring::Detached write_later(RequestHandle request, uring::Buffer buffer, std::uint64_t ino, fuse_write_in in);
 
     uring::Async<int> keep_in_step(std::uint64_t ino, std::uint64_t offset, std::uint64_t length);
@@ -162,13 +163,13 @@ private:
     Relay relay_;
     std::unique_ptr<warm::Tier> tier_;
 
-    // The kernel refuses a passthrough open of an inode that has cached opens, and the other way round. It keeps the
-    // same counts; ours lag behind on the safe side (it lets go before RELEASE reaches us).
+    // The kernel refuses mixtures of cached and passthrough opens of an inode (see choose_mode). It keeps the same
+    // counts; ours lag behind on the safe side (it lets go before RELEASE reaches us).
     struct Opens {
-        std::uint32_t mappable = 0;  // open for reading and not passthrough: cached, or may become so by mmap
-        std::uint32_t passthrough = 0;
+        std::uint32_t mappable = 0;     // open for reading and not passthrough: cached, or may become so by mmap
+        std::uint32_t passthrough = 0;  // with the backing file of `page`
         std::uint32_t writers = 0;
-        warm::PagePtr page;  // what passthrough opens read
+        warm::PagePtr page;
     };
     std::mutex opens_mutex_;
     std::unordered_map<std::uint64_t, Opens> opens_;
