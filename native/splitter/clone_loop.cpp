@@ -196,7 +196,12 @@ void CloneLoop::work(Worker& worker) {
         request.take(std::move(worker.spare), static_cast<std::size_t>(size));
         counters_.requests.fetch_add(1, std::memory_order_relaxed);
         counters_.in_hand.fetch_add(1, std::memory_order_relaxed);
-        sink_.handle(RequestHandle(request));
+        RequestHandle handle(request);
+        if (handle->header().len != static_cast<std::size_t>(size)) {
+            handle.reply(-EINVAL);
+        } else {
+            sink_.handle(std::move(handle));
+        }
     }
     worker.spare.reset();
     worker.running = false;

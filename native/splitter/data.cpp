@@ -11,7 +11,7 @@ namespace kvfs::splitter {
 void Splitter::read(RequestHandle request) {
     const auto* in = request->in<fuse_read_in>();
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
-    if (handle == nullptr) return malformed(std::move(request));
+    if (handle == nullptr || in->size > kMaxWrite) return malformed(std::move(request));
     touch_atime(*handle);
     const std::uint64_t ino = handle->ino;
     const std::uint64_t offset = in->offset;

@@ -139,7 +139,8 @@ void Relay::run() {
         if (static_cast<std::size_t>(size) > message.size()) {
             // the header is there, so its client can be told
             auto* out = reinterpret_cast<fuse_out_header*>(message.data());
-            report_(40, "an answer of " + std::to_string(size) + " bytes does not fit into the relay");
+            report_(40, "an answer of " + std::to_string(size) + " bytes to opcode " +
+                            std::to_string(opcode_of(out->unique)) + " does not fit into the relay");
             out->len = sizeof *out;
             out->error = -EIO;
             answer({message.data(), sizeof *out});
@@ -147,6 +148,13 @@ void Relay::run() {
         }
         answer({message.data(), static_cast<std::size_t>(size)});
     }
+}
+
+// Of a request that Python holds; 0, which no opcode is, for any other.
+std::uint32_t Relay::opcode_of(std::uint64_t unique) const {
+    const std::lock_guard guard(mutex_);
+    const auto it = forwarded_.find(unique);
+    return it == forwarded_.end() ? 0 : it->second->header().opcode;
 }
 
 void Relay::answer(Bytes message) {

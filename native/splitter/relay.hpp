@@ -56,6 +56,7 @@ private:
     void send(Message message);
     bool flush_queue();
     void answer(Bytes message);
+    [[nodiscard]] std::uint32_t opcode_of(std::uint64_t unique) const;
 
     int fuse_fd_;
     Report report_;

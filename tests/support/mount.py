@@ -1,7 +1,7 @@
 """A kvfs mount for tests: made by the command a user would type, and always cleared.
 
 ``KVFS_TEST_DIR=/some/dir`` puts :class:`PlainDirectory` in its place, so that the tests themselves are
-tested against the kernel's own file systems.
+tested against the kernel's own file systems. ``KVFS_DATA_PATH=native|pyfuse3`` chooses the mounts' data path.
 
 The daemon's process id is found as the process that has the store open: that needs nothing of the daemon,
 and is right also when the daemon is what is broken.
@@ -21,6 +21,11 @@ from typing import Any
 COMMAND_TIMEOUT = 60  # s: a command that needs longer hangs
 _BINARIES = Path(sys.executable).parent
 _PROBLEM = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b|Sanitizer|terminate called")
+
+
+def data_path() -> str:
+    """Of the mounts that tests make."""
+    return os.environ.get("KVFS_DATA_PATH", "native")
 
 
 class CommandError(AssertionError):
@@ -138,7 +143,8 @@ class KvfsMount(TestMount):
             raise
 
     def mount(self) -> None:
-        run_command("kvfs", "mount", "--size", self.size, "--log", self.log, *self.options, self.store, self.path)
+        options = ("--size", self.size, "--log", self.log, "--data-path", data_path(), *self.options)
+        run_command("kvfs", "mount", *options, self.store, self.path)
         assert is_mounted(self.path), f"kvfs mount returned 0, but {self.path} is not mounted"
         self.pid = self._holder_of_store()
 
