@@ -105,6 +105,7 @@ void Splitter::ended(int error) {
 }
 
 void Splitter::handle(RequestHandle request) {
+    const uring::Turn turn;  // who waits for what this request lets go of comes after it
     const fuse_in_header& header = request->header();
     const std::uint32_t opcode = header.opcode;
     if (opcode >= kOpcodes) {

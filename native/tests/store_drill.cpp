@@ -1,9 +1,14 @@
 // The store under several threads at once, as the splitter uses it: store_drill SCENARIO PATH. Formats PATH, and ends
 // with status 0, or with 1 and one line on what was expected and found. tests/t1_store/test_data_plane.py runs it.
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -355,16 +360,163 @@ void prefetch(const std::string& path) {
     store.set_inode_hook({});
 }
 
+// One file, every way to change it, against an array of bytes.
+void model(const std::string& path) {
+    constexpr std::size_t kMost = 4 * kMiB;
+    format_at(path, 64 * kMiB, kMiB);
+    std::mt19937_64 random(7);  // NOLINT(cert-msc51-cpp): the same calls every time
+    std::vector<std::byte> bytes;
+    const Buffer memory = Buffer::heap(kMost);
+    for (int mount = 0; mount < 4; ++mount) {
+        Store store(path, {.owner = "{}"});
+        Attributes found{};
+        std::uint64_t ino = 0;
+        if (mount == 0) {
+            ino = create(store, "file");
+        } else {
+            expect_equal(store.lookup(store::kRoot, "file", found), 0, "lookup");
+            ino = found.ino;
+            expect_equal(store.open(ino, true), 0, "open");
+        }
+        for (int i = 0; i < 300; ++i) {
+            const std::uint64_t tag = random();
+            const unsigned what = random() % 10;
+            if (what < 4) {
+                const std::uint64_t at = random() % (kMost / kBlock - 256) * kBlock;
+                const std::size_t size = std::min<std::uint64_t>(
+                    random() % 2 == 0 ? 256 * kKiB + random() % (kMiB - 256 * kKiB) : kMiB, kMost - at);
+                expect_equal(write_buffer(store, ino, tag, at, size), size, "write from a buffer");
+                bytes.resize(std::max(bytes.size(), at + size));
+                fill_pattern(tag, at, std::span(bytes).subspan(at, size));
+            } else if (what < 7) {
+                std::vector<std::byte> data(1 + random() % (200 * kKiB));
+                const std::uint64_t at = random() % (kMost - data.size());
+                fill_pattern(tag, at, data);
+                expect_equal(block_on(store.write(ino, at, data)), data.size(), "write");
+                bytes.resize(std::max(bytes.size(), at + data.size()));
+                std::copy(data.begin(), data.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
+            } else if (what == 7) {
+                const std::size_t size = random() % kMost;
+                expect_equal(block_on(store.truncate(ino, size)), 0, "truncate");
+                bytes.resize(size);
+            } else if (what == 8) {
+                const std::uint64_t at = random() % kMost;
+                const std::uint64_t length = 1 + random() % kMiB;
+                expect_equal(block_on(store.fallocate(ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, length)), 0,
+                             "punch");
+                for (std::uint64_t b = at; b < std::min<std::uint64_t>(at + length, bytes.size()); ++b) {
+                    bytes[b] = std::byte{0};
+                }
+            } else {
+                expect_equal(block_on(random() % 4 == 0 ? store.fsync(ino) : store.flush(ino)), 0, "flush");
+            }
+            const std::uint64_t from = random() % (kMost / kBlock) * kBlock;
+            const std::size_t size = (1 + random() % 256) * kBlock;
+            const std::int64_t got = block_on(store.read_into(ino, from, {memory.data(), size}));
+            const std::size_t there = from < bytes.size() ? std::min(bytes.size() - from, size) : 0;
+            expect_equal(got, there, "bytes up to the end");
+            expect(std::equal(memory.data(), memory.data() + there,
+                              bytes.begin() + static_cast<std::ptrdiff_t>(std::min(from, bytes.size()))),
+                   "what was written last");
+            expect(
+                std::all_of(memory.data() + there, memory.data() + size, [](std::byte b) { return b == std::byte{0}; }),
+                "zeros behind the end");
+        }
+        expect_equal(block_on(store.flush(ino)), 0, "flush");
+        expect_equal(store.release(ino, true), 0, "release");
+    }
+}
+
+constexpr std::uint64_t kPages = 4;
+
+std::uint64_t version_tag(std::uint64_t page, std::uint64_t version) { return version * kPages + page; }
+
+std::size_t version_size(std::uint64_t version) { return 2 * kMiB - version % 3 * 1000; }
+
+// Writes new versions of a few pages, from number `first` on, until it is killed, and says which of them are durable.
+[[noreturn]] void write_versions(const std::string& path, std::uint64_t first, int out) {
+    Store store(path, {.owner = "{}"});
+    std::vector<std::uint64_t> inos;
+    for (std::uint64_t page = 0; page < kPages; ++page) {
+        Attributes found{};
+        const std::string name = std::to_string(page);
+        if (store.lookup(store::kRoot, name, found) != 0) {
+            inos.push_back(create(store, name));
+        } else {
+            inos.push_back(found.ino);
+            expect_equal(store.open(found.ino, true), 0, "open");
+        }
+    }
+    side_by_side(kPages, [&](unsigned page) {
+        for (std::uint64_t version = first;; ++version) {
+            const std::size_t size = version_size(version);
+            for (std::uint64_t at = 0; at < size; at += kMiB) {
+                const std::size_t n = std::min<std::uint64_t>(kMiB, size - at);
+                expect_equal(write_buffer(store, inos[page], version_tag(page, version), at, n), n, "write");
+            }
+            expect_equal(block_on(store.truncate(inos[page], size)), 0, "truncate");
+            expect_equal(block_on(store.fsync(inos[page])), 0, "fsync");
+            const std::array<std::uint64_t, 2> line{page, version};
+            if (::write(out, line.data(), sizeof line) != sizeof line) fail("a report cannot be written");
+        }
+    });
+    std::_Exit(0);
+}
+
+// Killed at any moment, every page is one whole version: the last that was durable, or a later one.
+void crash(const std::string& path) {
+    format_at(path, 64 * kMiB, kMiB);
+    std::mt19937_64 random(3);  // NOLINT(cert-msc51-cpp): as many versions every time
+    for (int life = 0; life < 8; ++life) {
+        std::array<int, 2> reports{};
+        if (pipe(reports.data()) != 0) fail("no pipe");
+        const pid_t child = fork();  // no store is open, so there is no other thread
+        if (child == 0) write_versions(path, static_cast<std::uint64_t>(life) * 1'000'000, reports[1]);
+        ::close(reports[1]);
+        std::map<std::uint64_t, std::uint64_t> durable;
+        std::array<std::uint64_t, 2> line{};
+        const auto take = [&] {
+            if (::read(reports[0], line.data(), sizeof line) != sizeof line) return false;
+            durable[line[0]] = line[1];
+            return true;
+        };
+        for (std::uint64_t left = 1 + random() % 40; left > 0 && take(); --left) {
+        }
+        kill(child, SIGKILL);
+        int status = 0;
+        waitpid(child, &status, 0);
+        expect(WIFSIGNALED(status), "a writer that only a signal ends");
+        while (take()) {
+        }
+        ::close(reports[0]);
+        Store store(path, {.owner = "{}"});
+        for (const auto& [page, version] : durable) {
+            Attributes found{};
+            expect_equal(store.lookup(store::kRoot, std::to_string(page), found), 0, "lookup of a durable page");
+            std::array<std::byte, kBlock> first{};
+            std::uint64_t is = version;
+            const Store::ReadOutcome head = block_on(store.read(found.ino, 0, kBlock));
+            expect_equal(head.error, 0, "read");
+            for (; is <= version + 1; ++is) {
+                fill_pattern(version_tag(page, is), 0, first);
+                if (std::equal(first.begin(), first.end(), head.data.buffer.data())) break;
+            }
+            expect(is <= version + 1, "the durable version or the next one");
+            expect_equal(found.size, version_size(is), "size of that version");
+            expect_file(store, found.ino, version_tag(page, is), 0, found.size, 256 * kKiB);
+        }
+        expect_equal(store.counters().checksum_errors.load(), 0U, "checksum errors");
+    }
+}
+
 }  // namespace
 }  // namespace kvfs::drill
 
 int main(int argc, char** argv) {
     using namespace kvfs::drill;
-    const std::map<std::string, void (*)(const std::string&)> scenarios{{"allocations", allocations},
-                                                                        {"exhaustion", exhaustion},
-                                                                        {"prefetch", prefetch},
-                                                                        {"read-ahead", read_ahead},
-                                                                        {"writers", writers}};
+    const std::map<std::string, void (*)(const std::string&)> scenarios{
+        {"allocations", allocations}, {"crash", crash},           {"exhaustion", exhaustion}, {"model", model},
+        {"prefetch", prefetch},       {"read-ahead", read_ahead}, {"writers", writers}};
     const auto chosen = argc == 3 ? scenarios.find(argv[1]) : scenarios.end();
     if (chosen == scenarios.end()) {
         std::fprintf(stderr, "usage: store_drill SCENARIO PATH, where SCENARIO is one of:");

@@ -75,7 +75,7 @@ void fetch(Kept& kept, std::size_t index) {
     const std::lock_guard guard(list.mutex);
     if (list.first == nullptr) {
         const std::size_t size = (index + 1) * kStep;
-        auto* const sheet = static_cast<std::byte*>(::operator new(kSheet * size));
+        auto* const sheet = static_cast<std::byte*>(::operator new(kSheet* size));
         for (std::size_t i = 0; i < kSheet; ++i) {
             auto* const frame = reinterpret_cast<Free*>(sheet + i * size);
             frame->next = list.first;
