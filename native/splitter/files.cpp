@@ -1,6 +1,7 @@
 // Open files: OPEN, RELEASE, FLUSH, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL.
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -89,6 +90,7 @@ void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool creat
     const std::lock_guard guard(opens_mutex_);
     Opens& opens = opens_[handle.ino];
     if (handle.writable) ++opens.writers;
+    if (handle.readable && handle.writable) ++opens.map_writers;
     const bool first = page != nullptr && opens.passthrough == 0 && opens.mappable == 0 && opens.writers == 0;
     if (first) opens.page = page;
     handle.by_passthrough = first || opens.passthrough > 0;
@@ -120,6 +122,12 @@ bool Splitter::has_writer(std::uint64_t ino) {
     return it != opens_.end() && it->second.writers > 0;
 }
 
+bool Splitter::has_map_writer(std::uint64_t ino) {
+    const std::lock_guard guard(opens_mutex_);
+    const auto it = opens_.find(ino);
+    return it != opens_.end() && it->second.map_writers > 0;
+}
+
 void Splitter::forget_open(const Handle& handle) {
     {
         const std::lock_guard guard(opens_mutex_);
@@ -131,6 +139,7 @@ void Splitter::forget_open(const Handle& handle) {
             --opens.mappable;
         }
         if (handle.writable) --opens.writers;
+        if (handle.readable && handle.writable) --opens.map_writers;
         if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers == 0) opens_.erase(it);
     }
     if (handle.mode == OpenMode::kPassthrough) tier_->released(handle.page);
@@ -183,9 +192,21 @@ void Splitter::lseek(RequestHandle request) {
     lseek_later(std::move(request), handle->ino, *in);
 }
 
+// A hole must not be called one while the kernel holds bytes for it that it has not sent: what was written by way of a
+// mapping (FUSE's lseek does not write it back first, as its copy_file_range does). While somebody has the file open in
+// a way that allows such a mapping, all of it is data.
 uring::Detached Splitter::lseek_later(RequestHandle request, std::uint64_t ino, fuse_lseek_in in) {
     request->arguments_done();
-    const std::int64_t found = co_await store_->seek(ino, in.offset, static_cast<int>(in.whence));
+    std::int64_t found = co_await store_->seek(ino, in.offset, static_cast<int>(in.whence));
+    if ((found >= 0 || found == -ENXIO) && has_map_writer(ino)) {
+        store::Attributes attributes{};
+        found = store_->getattr(ino, attributes);
+        if (found == 0) {
+            const bool inside = in.offset < attributes.size;
+            found = static_cast<std::int64_t>(in.whence == SEEK_DATA ? in.offset : attributes.size);
+            if (!inside) found = -ENXIO;
+        }
+    }
     if (found < 0) {
         fail(std::move(request), static_cast<int>(found));
         co_return;
@@ -197,6 +218,7 @@ uring::Detached Splitter::lseek_later(RequestHandle request, std::uint64_t ino, 
 
 void Splitter::copy_file_range(RequestHandle request) {
     const auto* in = request->in<fuse_copy_file_range_in>();
+    if (in != nullptr && in->nodeid_out >= kFirstVirtual) return fail(std::move(request), -EOPNOTSUPP);
     const Handle* from = in == nullptr ? nullptr : handles_.find(in->fh_in);
     const Handle* to = from == nullptr ? nullptr : handles_.find(in->fh_out);
     if (to == nullptr) return malformed(std::move(request));

@@ -113,6 +113,11 @@ void Splitter::handle(RequestHandle request) {
         return request.reply(-ENOSYS);
     }
     const bool is_virtual = header.nodeid >= kFirstVirtual;
+    // -ENOSYS, which is all that pyfuse3 has for these, would tell the kernel that no file of this mount can do them
+    if (is_virtual && opcode == FUSE_LSEEK) return fail(std::move(request), -EINVAL);
+    if (is_virtual && (opcode == FUSE_FALLOCATE || opcode == FUSE_COPY_FILE_RANGE)) {
+        return fail(std::move(request), -EOPNOTSUPP);
+    }
     if (is_virtual && opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT) {
         return relay(std::move(request));
     }

@@ -119,6 +119,7 @@ private:
                                store::Attributes attributes);
     void choose_mode(Handle& handle, const warm::PagePtr& page, bool created, OpenOut& out);
     bool has_writer(std::uint64_t ino);
+    bool has_map_writer(std::uint64_t ino);
     void forget_open(const Handle& handle);
     void release(RequestHandle request);
     void flush(RequestHandle request);
@@ -169,6 +170,7 @@ private:
         std::uint32_t mappable = 0;     // open for reading and not passthrough: cached, or may become so by mmap
         std::uint32_t passthrough = 0;  // with the backing file of `page`
         std::uint32_t writers = 0;
+        std::uint32_t map_writers = 0;  // of these, who can write by mmap as well
         warm::PagePtr page;
     };
     std::mutex opens_mutex_;

@@ -7,6 +7,7 @@ in stretches of ``OPERATIONS``; between two stretches the parent remounts and co
 To run a failure again: its seed and profile are in the test's name. ``KVFS_TEST_SCALE=N`` draws N times the seeds.
 """
 
+import errno
 import mmap
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from support.direct import aligned, direct_read
 from support.expect import read_file
+from support.libc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
 from support.mount import TestMount
 from support.process import in_child
 
@@ -28,7 +30,10 @@ SEEDS = range(100, 100 + 2 * int(os.environ.get("KVFS_TEST_SCALE", "1")))
 
 BUFFERED = ("write", "write", "append", "read", "read", "map_read", "map_write")
 DIRECT = ("direct_write", "direct_write", "direct_read", "direct_read")
-COMMON = ("truncate_down", "truncate_up", "reopen", "fsync", "forget_pages", "rename", "stat")
+COMMON = (
+    *("truncate_down", "truncate_up", "reopen", "fsync", "forget_pages", "rename", "stat"),
+    *("preallocate", "punch", "zero_range", "copy_range"),
+)
 PROFILES = {"buffered": BUFFERED + COMMON, "direct": DIRECT + COMMON, "mixed": BUFFERED + DIRECT + COMMON}
 
 
@@ -165,6 +170,60 @@ class Exerciser:
         self._note("truncate_up", size, 0)
         os.truncate(self.path, size)
         self.model.extend(bytes(size - len(self.model)))
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """False where the file system has no such thing."""
+        try:
+            fallocate(self.draw.choice((*self.buffered, self.direct)), mode, offset, length)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return False
+        return True
+
+    def preallocate(self) -> None:
+        offset = self._place(MAX_SIZE)
+        length = self._length(MAX_SIZE - offset)
+        self._note("preallocate", offset, length)
+        if self._fallocate(0, offset, length):
+            self.model.extend(bytes(max(0, offset + length - len(self.model))))
+
+    def punch(self) -> None:
+        offset = self._place(MAX_SIZE)
+        length = self._length(MAX_SIZE - offset)
+        self._note("punch", offset, length)
+        if self._fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length):
+            self._zero(offset, length)
+
+    def zero_range(self) -> None:
+        offset = self._place(MAX_SIZE)
+        length = self._length(MAX_SIZE - offset)
+        self._note("zero_range", offset, length)
+        if self._fallocate(FALLOC_FL_ZERO_RANGE, offset, length):
+            self.model.extend(bytes(max(0, offset + length - len(self.model))))
+            self._zero(offset, length)
+
+    def _zero(self, offset: int, length: int) -> None:
+        end = min(offset + length, len(self.model))
+        if offset < end:
+            self.model[offset:end] = bytes(end - offset)
+
+    def copy_range(self) -> None:
+        """Within the file, onto what lies half behind its end at most."""
+        if len(self.model) < 2:
+            return
+        length = self._length(len(self.model) // 2)
+        source = self.draw.randrange(len(self.model) // 2 - length + 1)
+        target = self.draw.randrange(source + length, len(self.model) + 1)
+        length = min(length, MAX_SIZE - target)
+        self._note("copy_range", target, length)
+        data = bytes(self.model[source : source + length])
+        done = 0
+        while done < length:
+            step = os.copy_file_range(*self.buffered, length - done, source + done, target + done)
+            assert step > 0, "nothing copied"
+            done += step
+        self._store(target, data)
 
     def reopen(self) -> None:
         which = self.draw.randrange(2)
