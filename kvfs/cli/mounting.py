@@ -92,6 +92,7 @@ def check(request: MountRequest) -> None:
     """Raise for what would fail whatever the store holds: mountpoint, FUSE, the kind of file that the store is."""
     _check_mountpoint(request.mountpoint)
     _check_fuse(request.allow_other)
+    _check_request_loop(request.native)
     _check_store(request)
 
 
@@ -166,6 +167,14 @@ def _check_fuse(allow_other: bool) -> None:
         finding = fuse.user_allow_other()
         if not finding.is_ok:
             raise MountError(f"allow_other: {finding.found}", finding.remedy)
+
+
+def _check_request_loop(native: NativeOptions) -> None:
+    """Rings that were asked for by name; whoever did not care gets what there is."""
+    if native.data_path == "native" and native.request_loop == "uring":
+        finding = fuse.over_io_uring()
+        if not finding.is_ok:
+            raise NoFuse(f"--request-loop uring: {finding.feature}: {finding.found}", finding.remedy)
 
 
 def _check_store(request: MountRequest) -> None:

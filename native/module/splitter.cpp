@@ -48,23 +48,17 @@ nb::dict statistics(const Splitter& self) {
     out["passthrough_opens_total"] = get(counters.passthrough_opens);
     out["warm_reads_total"] = get(counters.warm_reads);
     out["open_files"] = self.open_files();
-    nb::dict loop;
-    loop["kind"] = self.loop_kind() == splitter::LoopKind::kUring ? "uring" : "clones";
-    std::uint64_t threads = 0, requests = 0, replies = 0, refused = 0, in_hand = 0;
-    for (const splitter::RequestLoop* each : self.loops()) {
-        const auto& counts = each->counters();
-        threads += each->threads();
-        requests += get(counts.requests);
-        replies += get(counts.replies);
-        refused += get(counts.replies_refused);
-        in_hand += get(counts.in_hand);
+    if (const splitter::RequestLoop* const loop = self.loop(); loop != nullptr) {
+        const auto& counts = loop->counters();
+        nb::dict loop_out;
+        loop_out["kind"] = loop->kind() == splitter::LoopKind::kUring ? "uring" : "clones";
+        loop_out["threads"] = loop->threads();
+        loop_out["requests_total"] = get(counts.requests);
+        loop_out["replies_total"] = get(counts.replies);
+        loop_out["replies_refused_total"] = get(counts.replies_refused);
+        loop_out["in_hand"] = get(counts.in_hand);
+        out["loop"] = loop_out;
     }
-    loop["threads"] = threads;
-    loop["requests_total"] = requests;
-    loop["replies_total"] = replies;
-    loop["replies_refused_total"] = refused;
-    loop["in_hand"] = in_hand;
-    out["loop"] = loop;
     const auto& init = self.negotiated();
     nb::dict negotiated;
     negotiated["protocol_minor"] = init.minor;

@@ -25,8 +25,6 @@ namespace kvfs::splitter {
 
 class CloneLoop final : public RequestLoop {
 public:
-    using Report = std::function<void(int level, std::string text)>;
-
     // `fuse_fd` stays the caller's; `threads` >= 1. `buffers` are of kDataAt + max_write bytes or more. Where /dev/fuse
     // may not be opened again (it was handed over by fusermount3 in a container), all threads read from `fuse_fd`.
     CloneLoop(int fuse_fd, unsigned threads, uring::BufferPool& buffers, RequestSink& sink, Report report);
@@ -36,6 +34,7 @@ public:
     void stop() override;
     [[nodiscard]] const LoopCounters& counters() const override { return counters_; }
     [[nodiscard]] unsigned threads() const override { return static_cast<unsigned>(workers_.size()); }
+    [[nodiscard]] LoopKind kind() const override { return LoopKind::kClones; }
     [[nodiscard]] unsigned clones() const;
 
 private:

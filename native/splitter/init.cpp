@@ -1,14 +1,9 @@
-// The INIT handshake: what kvfs asks of the kernel, and what libfuse behind the relay is told.
-#include <poll.h>
+// The answer to INIT: what kvfs asks of the kernel.
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <system_error>
-#include <vector>
 
 #include "splitter/splitter.hpp"
-#include "splitter/uring_protocol.hpp"
 
 namespace kvfs::splitter {
 namespace {
@@ -26,25 +21,14 @@ constexpr std::uint64_t kWanted = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_E
 
 }  // namespace
 
-InitOut Splitter::negotiate(const fuse_init_in& in) {
-    std::uint64_t offered = in.flags;
-    if ((in.flags & FUSE_INIT_EXT) != 0) offered |= std::uint64_t{in.flags2} << 32;
+InitOut Splitter::negotiate(const Hello& hello, std::uint64_t of_loop) {
     std::uint64_t wanted = kWanted;
     if (options_.passthrough && options_.warm_bytes != 0 && geteuid() == 0) wanted |= kInitPassthrough;
-    if (options_.loop == LoopKind::kUring) {
-        wanted |= kFuseOverIoUring;
-        if ((offered & kFuseOverIoUring) == 0) {
-            throw std::system_error(
-                EOPNOTSUPP, std::generic_category(),
-                "expected FUSE over io_uring, found a kernel that does not offer it (Linux 6.14 with "
-                "fuse.enable_uring=1 does)");
-        }
-    }
-    const std::uint64_t agreed = offered & wanted;
+    const std::uint64_t agreed = (hello.offered() & wanted) | of_loop;
     InitOut out{};
     out.major = FUSE_KERNEL_VERSION;
-    out.minor = std::min<std::uint32_t>(in.minor, 45);
-    out.max_readahead = in.max_readahead;
+    out.minor = std::min<std::uint32_t>(hello.init.minor, 45);
+    out.max_readahead = hello.init.max_readahead;
     out.flags = static_cast<std::uint32_t>(agreed);
     out.flags2 = static_cast<std::uint32_t>(agreed >> 32);
     out.max_background = kBackground;
@@ -56,38 +40,6 @@ InitOut Splitter::negotiate(const fuse_init_in& in) {
     passthrough_ = (agreed & kInitPassthrough) != 0;
     allows_mmap_ = (agreed & kInitDirectIoAllowMmap) != 0;
     return out;
-}
-
-void Splitter::handshake() {
-    std::vector<std::byte> message(kDataAt + kMaxWrite);
-    ssize_t size = -1;
-    do {
-        size = ::read(fuse_fd_, message.data(), message.size());
-    } while (size < 0 && (errno == EINTR || errno == ENOENT));
-    if (size < 0) throw std::system_error(errno, std::generic_category(), "reading INIT from /dev/fuse");
-    fuse_in_header header{};
-    fuse_init_in in{};
-    constexpr std::size_t kOldest = sizeof header + 4 * sizeof(std::uint32_t);  // before 7.36: no flags2
-    if (static_cast<std::size_t>(size) < kOldest) {
-        throw std::system_error(EPROTO, std::generic_category(), "expected INIT, found a message too short for it");
-    }
-    std::memcpy(&header, message.data(), sizeof header);
-    std::memcpy(&in, message.data() + sizeof header,
-                std::min(sizeof in, static_cast<std::size_t>(size) - sizeof header));
-    if (header.opcode != FUSE_INIT || in.major != FUSE_KERNEL_VERSION) {
-        throw std::system_error(EPROTO, std::generic_category(),
-                                "expected INIT of FUSE 7, found opcode " + std::to_string(header.opcode) + " of FUSE " +
-                                    std::to_string(in.major));
-    }
-    init_ = negotiate(in);
-    fuse_out_header out{};
-    out.len = sizeof out + sizeof init_;
-    out.unique = header.unique;
-    const iovec parts[2] = {{&out, sizeof out}, {&init_, sizeof init_}};
-    if (::writev(fuse_fd_, parts, 2) < 0) {
-        throw std::system_error(errno, std::generic_category(), "answering INIT to /dev/fuse");
-    }
-    relay_.greet(header, in);
 }
 
 }  // namespace kvfs::splitter

@@ -3,10 +3,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <string>
 
 #include "splitter/request.hpp"
 
 namespace kvfs::splitter {
+
+enum class LoopKind : std::uint8_t { kClones, kUring };
+
+// What belongs into the log, on any thread; levels are those of Python's logging.
+using Report = std::function<void(int level, std::string text)>;
 
 class RequestSink {
 public:
@@ -32,6 +39,7 @@ public:
     virtual void stop() = 0;
     [[nodiscard]] virtual const LoopCounters& counters() const = 0;
     [[nodiscard]] virtual unsigned threads() const = 0;
+    [[nodiscard]] virtual LoopKind kind() const = 0;
 };
 
 }  // namespace kvfs::splitter

@@ -12,6 +12,9 @@ namespace kvfs::splitter {
 // Above 32 bits: in flags2 of INIT.
 inline constexpr std::uint64_t kInitDirectIoAllowMmap = std::uint64_t{1} << 36;
 inline constexpr std::uint64_t kInitPassthrough = std::uint64_t{1} << 37;
+// Offered when the parameter enable_uring of the kernel's fuse module is on. Once INIT is answered with it, every
+// request waits until all queues have registered an entry.
+inline constexpr std::uint64_t kInitOverIoUring = std::uint64_t{1} << 41;
 
 inline constexpr std::uint32_t kOpenPassthrough = 1U << 7;
 

@@ -9,13 +9,11 @@
 #include <system_error>
 #include <thread>
 
+#include "splitter/handshake.hpp"
+#include "splitter/loops.hpp"
+
 namespace kvfs::splitter {
 namespace {
-
-// More threads than this only fight for the connection's lock; measured nowhere yet beyond a few cores.
-constexpr unsigned kMostThreads = 16;
-
-unsigned default_threads() { return std::clamp(std::thread::hardware_concurrency(), 2U, kMostThreads); }
 
 bool is_control_name(std::uint64_t parent, std::string_view name) {
     return parent == FUSE_ROOT_ID && name == kControlName;
@@ -30,7 +28,6 @@ Splitter::Splitter(std::shared_ptr<store::Store> store, int fuse_fd, const Optio
       relay_(fuse_fd, [this](int level, std::string text) { report(level, std::move(text)); }) {
     ended_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ended_fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
-    if (options_.threads == 0) options_.threads = default_threads();
 }
 
 Splitter::~Splitter() {
@@ -43,19 +40,18 @@ void Splitter::close() {
     stop(false);
     store_->set_inode_hook({});
     tier_.reset();  // gives back its backing files, for which the connection has to be there
-    device_.reset();
-    ::close(fuse_fd_);  // the last descriptor: what the kernel still has for the rings is aborted
+    ::close(fuse_fd_);
     fuse_fd_ = -1;
-    rings_.reset();
+    loop_.reset();  // closes its own descriptors of the connection, which ends with the last
 }
 
 void Splitter::start() {
-    const auto say = [this](int level, std::string text) { report(level, std::move(text)); };
-    if (options_.loop == LoopKind::kUring) {
-        rings_ = std::make_unique<UringLoop>(
-            fuse_fd_, UringOptions{.largest_payload = kMaxWrite, .threads = options_.threads}, *this, say);
-    }
-    handshake();
+    LoopChoice loops(options_.loop, fuse_fd_, options_.threads, store_->request_pool(), *this,
+                     [this](int level, std::string text) { report(level, std::move(text)); });
+    const Hello hello = read_init(fuse_fd_);
+    init_ = negotiate(hello, loops.agree(hello.offered()));
+    answer_init(fuse_fd_, hello, init_);
+    relay_.greet(hello.header, hello.init);
     if (options_.warm_bytes != 0) {
         tier_ = std::make_unique<warm::Tier>(*store_, warm::Options{.budget_bytes = options_.warm_bytes,
                                                                     .fuse_fd = fuse_fd_,
@@ -63,35 +59,17 @@ void Splitter::start() {
                                                                     .system_root = {}});
         store_->set_inode_hook([this](std::uint64_t ino) { tier_->forget(ino); });
     }
-    // beside rings, /dev/fuse has only what the kernel never sends by ring: FORGET, INTERRUPT
-    const unsigned readers = rings_ == nullptr ? options_.threads : 1;
-    device_ = std::make_unique<CloneLoop>(fuse_fd_, readers, store_->request_pool(), *this, say);
     relay_.start();
-    device_->start();
-    if (rings_ != nullptr) rings_->start();
+    loop_ = loops.start();
 }
 
 void Splitter::stop(bool python_answers) {
-    if (device_ == nullptr) return;
-    device_->stop();
-    if (rings_ != nullptr) rings_->stop();
+    if (loop_ == nullptr) return;
+    loop_->stop();
     if (!python_answers) relay_.close();
     // What is in hand now is at the device, or Python's: neither needs a worker to come to its end.
-    while (in_hand() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (loop_->counters().in_hand.load() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     relay_.close();
-}
-
-std::uint64_t Splitter::in_hand() const {
-    std::uint64_t count = 0;
-    for (const RequestLoop* loop : loops()) count += loop->counters().in_hand.load();
-    return count;
-}
-
-std::vector<const RequestLoop*> Splitter::loops() const {
-    std::vector<const RequestLoop*> out;
-    if (rings_ != nullptr) out.push_back(rings_.get());
-    if (device_ != nullptr) out.push_back(device_.get());
-    return out;
 }
 
 void Splitter::ended(int error) {

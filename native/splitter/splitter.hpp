@@ -26,18 +26,15 @@
 #include <string>
 #include <unordered_map>
 
-#include "splitter/clone_loop.hpp"
 #include "splitter/handles.hpp"
+#include "splitter/handshake.hpp"
 #include "splitter/loop.hpp"
 #include "splitter/protocol.hpp"
 #include "splitter/relay.hpp"
-#include "splitter/uring_loop.hpp"
 #include "store/store.hpp"
 #include "warm/tier.hpp"
 
 namespace kvfs::splitter {
-
-enum class LoopKind : std::uint8_t { kClones, kUring };
 
 struct Options {
     unsigned threads = 0;  // 0: by cores
@@ -81,9 +78,8 @@ public:
     void ended(int error) override;
 
     [[nodiscard]] const OpCounters& counters() const { return counters_; }
-    // What requests come by, the busiest first: rings when there are any, then /dev/fuse.
-    [[nodiscard]] std::vector<const RequestLoop*> loops() const;
-    [[nodiscard]] LoopKind loop_kind() const { return options_.loop; }
+    // Null before start() and after close().
+    [[nodiscard]] const RequestLoop* loop() const { return loop_.get(); }
     [[nodiscard]] std::size_t relay_waiting() const { return relay_.waiting(); }
     [[nodiscard]] std::uint64_t open_files() const { return handles_.count(); }
     [[nodiscard]] bool passthrough() const { return passthrough_; }
@@ -92,9 +88,8 @@ public:
 
 private:
     // init.cpp
-    void handshake();
-    InitOut negotiate(const fuse_init_in& in);
-    std::uint64_t in_hand() const;
+    // `of_loop`: flags that the request loop wants
+    InitOut negotiate(const Hello& hello, std::uint64_t of_loop);
 
     // names.cpp
     void lookup(RequestHandle request);
@@ -178,9 +173,7 @@ private:
 
     int ended_fd_ = -1;
     std::atomic<int> end_error_{0};
-    // last: their threads use all of the above
-    std::unique_ptr<UringLoop> rings_;
-    std::unique_ptr<CloneLoop> device_;
+    std::unique_ptr<RequestLoop> loop_;  // last: its threads use all of the above
 };
 
 // The kernel's picture of an inode, for LOOKUP, CREATE, GETATTR and SETATTR.

@@ -71,8 +71,9 @@ private:
     std::byte* base_ = nullptr;
 };
 
-UringLoop::UringLoop(int fuse_fd, const UringOptions& options, RequestSink& sink, UringWorker::Report report)
-    : queues_(possible_cpus()), report_(std::move(report)) {
+UringLoop::UringLoop(int fuse_fd, const UringOptions& options, std::unique_ptr<RequestLoop> device, RequestSink& sink,
+                     Report report)
+    : queues_(possible_cpus()), report_(std::move(report)), device_(std::move(device)) {
     std::vector<int> online = online_cpus();
     std::erase_if(online, [this](int cpu) { return static_cast<std::size_t>(cpu) >= queues_; });
     const std::vector<int> allowed = allowed_cpus();
@@ -141,7 +142,10 @@ void UringLoop::start() {
         if (error == 0) error = rc;
     }
     verdict.set_value(error == 0);
-    if (error == 0) return;
+    if (error == 0) {
+        device_->start();
+        return;
+    }
     late_->give_up_registration();
     stop();
     throw std::system_error(-error, std::generic_category(), "FUSE over io_uring");
@@ -150,12 +154,14 @@ void UringLoop::start() {
 void UringLoop::stop() {
     for (const auto& worker : workers_) worker->ask_to_stop();
     for (const auto& worker : workers_) worker->join();
+    device_->stop();
 }
 
 const LoopCounters& UringLoop::counters() const {
-    std::uint64_t requests = 0;
+    const LoopCounters& of_device = device_->counters();
     std::uint64_t replies = 0;
     std::uint64_t refused = 0;
+    std::uint64_t requests = 0;
     for (const auto& worker : workers_) {
         const LoopCounters& of_worker = worker->counters();
         // answers first: what is in hand must not come out negative
@@ -163,10 +169,10 @@ const LoopCounters& UringLoop::counters() const {
         refused += of_worker.replies_refused.load(std::memory_order_relaxed);
         requests += of_worker.requests.load(std::memory_order_relaxed);
     }
-    counters_.requests = requests;
-    counters_.replies = replies;
-    counters_.replies_refused = refused;
-    counters_.in_hand = requests - std::min(requests, replies + refused);
+    counters_.requests = requests + of_device.requests;
+    counters_.replies = replies + of_device.replies;
+    counters_.replies_refused = refused + of_device.replies_refused;
+    counters_.in_hand = requests - std::min(requests, replies + refused) + of_device.in_hand;
     return counters_;
 }
 

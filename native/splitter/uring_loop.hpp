@@ -9,17 +9,15 @@
 // was used, so queues x entries x payload is the most that there can be; a request beyond a queue's entries waits in
 // the kernel.
 //
-// INIT itself, FORGET, INTERRUPT and notifications stay on /dev/fuse: somebody has to go on reading that.
+// INIT itself, FORGET, INTERRUPT and notifications stay on /dev/fuse, which another loop, with one thread, reads.
 //
 // The file system should be unmounted, or its connection aborted, before stop(): a kernel whose rings are served no
 // more keeps new requests until then. Not to be destroyed before that either. stop() is not for the loop's own threads.
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "splitter/loop.hpp"
@@ -38,18 +36,23 @@ struct UringOptions {
 
 class UringLoop final : public RequestLoop {
 public:
-    // To be made before INIT is answered with kFuseOverIoUring: throws std::system_error when rings cannot be had.
-    // `fuse_fd` stays the caller's. `report` takes what belongs into the log, on any thread.
-    UringLoop(int fuse_fd, const UringOptions& options, RequestSink& sink, UringWorker::Report report);
+    // To be made before INIT is answered with kInitOverIoUring: throws std::system_error when rings cannot be had.
+    // `fuse_fd` stays the caller's; `device` takes what comes through it.
+    UringLoop(int fuse_fd, const UringOptions& options, std::unique_ptr<RequestLoop> device, RequestSink& sink,
+              Report report);
     ~UringLoop() override;
     UringLoop(const UringLoop&) = delete;
     UringLoop& operator=(const UringLoop&) = delete;
 
-    // Throws std::system_error when the kernel takes no entries; requests then come through /dev/fuse, as ever.
+    // Throws std::system_error when the kernel takes no entries; all requests then come through /dev/fuse, as ever,
+    // and this loop does not read it.
     void start() override;
     void stop() override;
     [[nodiscard]] const LoopCounters& counters() const override;
-    [[nodiscard]] unsigned threads() const override { return static_cast<unsigned>(workers_.size()); }
+    [[nodiscard]] unsigned threads() const override {
+        return static_cast<unsigned>(workers_.size()) + device_->threads();
+    }
+    [[nodiscard]] LoopKind kind() const override { return LoopKind::kUring; }
 
     [[nodiscard]] std::size_t queues() const { return queues_; }
     [[nodiscard]] std::size_t entries() const { return entry_count_; }
@@ -61,12 +64,13 @@ private:
 
     std::size_t queues_ = 0;
     std::size_t entry_count_ = 0;
-    UringWorker::Report report_;
+    Report report_;
+    std::unique_ptr<RequestLoop> device_;
     std::unique_ptr<Memory> memory_;
     std::unique_ptr<UringEntry[]> entries_;
     std::unique_ptr<LateAnswers> late_;
     std::vector<std::unique_ptr<UringWorker>> workers_;
-    mutable LoopCounters counters_;  // the sum over the workers, as of the last call
+    mutable LoopCounters counters_;  // of all together, as of the last call
 };
 
 }  // namespace kvfs::splitter

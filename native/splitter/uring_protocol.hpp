@@ -18,10 +18,6 @@
 
 namespace kvfs::splitter {
 
-// INIT: bit 41 of the flags, thus bit 9 of flags2. The kernel offers it when its parameter enable_uring is on. Once
-// INIT is answered with it, every request waits until all queues have registered an entry.
-inline constexpr std::uint64_t kFuseOverIoUring = std::uint64_t{1} << 41;
-
 enum class UringCommand : std::uint32_t { kRegister = 1, kCommitAndFetch = 2 };
 
 struct UringEntryInOut {

@@ -16,11 +16,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <future>
 #include <mutex>
 #include <span>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -55,10 +53,8 @@ private:
     int last_error_ = 0;
 };
 
-class UringWorker {
+class UringWorker {  // NOLINT(clang-analyzer-optin.performance.Padding): what other threads write lies apart
 public:
-    using Report = std::function<void(int level, std::string text)>;
-
     // Makes the ring, and throws std::system_error when it cannot. `cpus` (may be empty): where the thread runs.
     UringWorker(int fuse_fd, unsigned index, std::span<UringEntry> entries, std::vector<int> cpus, RequestSink& sink,
                 LateAnswers& late, const Report& report);
