@@ -189,6 +189,31 @@ def scenario_pool_file(client: Client) -> Iterator[None]:
             yield
 
 
+def scenario_ranges(client: Client) -> Iterator[None]:
+    """An extent per block, so that changes are logged by themselves, holes among them."""
+    chance = random.Random(9)
+    ino = client.store.create(ROOT, b"pool", FILE, 0, 0)[INO]
+    with client.opened(ino, write=True):
+        client.truncate(ino, 200 * BLOCK)
+        for block in chance.sample(range(200), 100):
+            client.write(ino, block * BLOCK, noise(block, BLOCK))
+        client.fsync(ino)
+        yield
+        for number in range(16):
+            offset, length = chance.randrange(180 * BLOCK), chance.choice([10, 5_000, 70_000])
+            match number % 4:
+                case 0:
+                    client.call("fallocate", ino, 3, offset, length)  # punches
+                case 1:
+                    client.call("fallocate", ino, 16, offset, length)  # zeroes
+                case 2:
+                    client.call("fallocate", ino, 0, (200 + number) * BLOCK, length)
+                case 3:
+                    client.call("copy_range", ino, 150 * BLOCK, ino, offset // 2, length)
+            client.fsync(ino)
+            yield
+
+
 def scenario_names(client: Client) -> Iterator[None]:
     steps: list[Callable[[], object]] = [
         lambda: client.create(ROOT, b"a", b"A"),
@@ -217,7 +242,7 @@ def log_frames(image: bytes) -> list[tuple[int, kvfs1.Frame]]:
     return found
 
 
-@pytest.mark.parametrize("scenario", [scenario_pages, scenario_pool_file, scenario_names])
+@pytest.mark.parametrize("scenario", [scenario_pages, scenario_pool_file, scenario_ranges, scenario_names])
 @pytest.mark.parametrize("damage", ["cut", "torn"])
 def test_every_prefix_of_the_log_is_a_state_that_was(
     volume: Path, scenario: Callable[[Client], Iterator[None]], damage: str
