@@ -242,6 +242,10 @@ class WarmTier:
     def opened(self, ino: int) -> WarmPage | None:
         """For a passthrough handle; pair with released()."""
     def released(self, page: WarmPage) -> None: ...
+    def joined(self, page: WarmPage, may_write: bool) -> None:
+        """One more handle on a page in use; ``may_write``: it may map it shared and writable. Pair with released()."""
+    def write_back(self, page: WarmPage) -> None:
+        """Write to the store what mappings have changed; blocks, GIL released."""
     def drop(self, ino: int) -> bool:
         """False when the page is in use by passthrough."""
     def refresh(self, ino: int, offset: int, length: int) -> None:

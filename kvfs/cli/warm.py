@@ -201,7 +201,7 @@ def _run(files: Sequence[File], action: Action, jobs: int, summary: Summary, pro
 
 
 def _serve(file: File, action: Action, progress: Callable[[int], None]) -> Outcome:
-    fd = os.open(file.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = _open(file.path, os.O_DIRECT)
     try:
         report = _ask(fd, {Action.WARM: warm.WARM, Action.CHECK: warm.STATE, Action.EVICT: warm.EVICT}[action])
         size = os.fstat(fd).st_size
@@ -231,11 +231,20 @@ def _ask(fd: int, command: int) -> warm.Report | None:
 
 
 def _fill(file: File, size: int, progress: Callable[[int], None]) -> None:
-    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = _open(file.path)
     try:
         page_cache.fill(fd, size, progress)
     finally:
         os.close(fd)
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Without a new atime where that is allowed: some evict by it, and this is not the use that they mean."""
+    flags |= os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
 
 
 def _explain(error: OSError) -> str:

@@ -102,6 +102,7 @@ nb::dict to_dict(const warm::Statistics& s) {
     out["evictions_total"] = s.evictions;
     out["pressure_shrinks_total"] = s.pressure_shrinks;
     out["refreshes_total"] = s.refreshes;
+    out["mapped_bytes_written_total"] = s.mapped_bytes;
     out["passthrough"] = s.passthrough ? 1 : 0;
     out["pressure_trigger"] = s.pressure_trigger ? 1 : 0;
     out["memory"] = s.memory;
@@ -143,6 +144,13 @@ void bind_warm(nb::module_& m) {
         .def("stage", [](PyTier& self, std::uint64_t ino) { return to_python(wait_for(self.tier().stage(ino))); })
         .def("opened", [](PyTier& self, std::uint64_t ino) { return to_python(self.tier().opened(ino)); })
         .def("released", [](PyTier& self, const PyPage& page) { self.tier().released(page.page); })
+        .def("joined",
+             [](PyTier& self, const PyPage& page, bool may_write) { self.tier().joined(page.page, may_write); })
+        .def("write_back",
+             [](PyTier& self, const PyPage& page) {
+                 const int rc = wait_for(self.tier().write_back(page.page));
+                 if (rc != 0) raise_errno(rc);
+             })
         .def("drop", [](PyTier& self, std::uint64_t ino) { return self.tier().drop(ino); })
         .def("refresh",
              [](PyTier& self, std::uint64_t ino, std::uint64_t offset, std::uint64_t length) {

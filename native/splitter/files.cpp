@@ -81,8 +81,8 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
 // Passthrough when the page is warm, nobody holds the file open in a way that the kernel caches or may come to cache
 // by mmap (the kernel refuses the mixture), and nobody is writing to it. Once an inode is open so, the kernel wants
 // every open of it to name the same backing file; with FOPEN_DIRECT_IO beside it reads and writes still come here,
-// only mappings do not. The warm page is kept in step with those writes. What is lost is a shared writable mapping made
-// while others read the page by passthrough: it writes to memory that nobody saves.
+// only mappings do not. The warm page is kept in step with those writes, and the store with what such mappings write
+// (warm/mapped.cpp).
 // Direct for who only writes, and for who made the file: pages written once must not push others out of the page
 // cache. It needs FUSE_DIRECT_IO_ALLOW_MMAP for shared mappings of such a descriptor. What direct I/O leaves undone is
 // to take set-ID bits away at a write, so that is ours: see clear_set_id().
@@ -104,6 +104,8 @@ void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool creat
             out.open_flags = kOpenPassthrough | FOPEN_NOFLUSH;
             return;
         }
+        // the tier calls the store here, under our lock: nobody who holds a lock of the store takes this one
+        tier_->joined(opens.page, handle.readable && handle.writable);
         out.open_flags = kOpenPassthrough;
     } else {
         if (handle.readable) ++opens.mappable;
@@ -142,7 +144,7 @@ void Splitter::forget_open(const Handle& handle) {
         if (handle.readable && handle.writable) --opens.map_writers;
         if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers == 0) opens_.erase(it);
     }
-    if (handle.mode == OpenMode::kPassthrough) tier_->released(handle.page);
+    if (handle.by_passthrough) tier_->released(handle.page);
 }
 
 void Splitter::release(RequestHandle request) {
@@ -154,13 +156,21 @@ void Splitter::release(RequestHandle request) {
     fail(std::move(request), store_->release(handle.ino, handle.writable));
 }
 
+// Of FLUSH and FSYNC: what a mapping of `mapped` has changed first, if there is such a page.
+uring::Async<int> Splitter::write_out(std::uint64_t ino, warm::PagePtr mapped, bool durable) {
+    int rc = 0;
+    if (mapped != nullptr) rc = co_await tier_->write_back(std::move(mapped));
+    const int done = durable ? co_await store_->fsync(ino) : co_await store_->flush(ino);
+    co_return rc != 0 ? rc : done;
+}
+
 void Splitter::flush(RequestHandle request) {
     const auto* in = request->in<fuse_flush_in>();
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
     if (handle == nullptr) return malformed(std::move(request));
     if (!handle->writable) return request.reply(0);
     request->arguments_done();
-    answer_status(std::move(request), store_->flush(handle->ino));
+    answer_status(std::move(request), write_out(handle->ino, handle->mapped_page(), false));
 }
 
 void Splitter::fsync(RequestHandle request) {
@@ -168,7 +178,7 @@ void Splitter::fsync(RequestHandle request) {
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
     if (handle == nullptr) return malformed(std::move(request));
     request->arguments_done();
-    answer_status(std::move(request), store_->fsync(handle->ino));
+    answer_status(std::move(request), write_out(handle->ino, handle->mapped_page(), true));
 }
 
 void Splitter::fallocate(RequestHandle request) {

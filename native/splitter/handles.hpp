@@ -28,6 +28,9 @@ struct Handle {
     OpenMode mode = OpenMode::kCached;
     bool by_passthrough = false;  // the kernel has `page` as its backing file, read or not
     warm::PagePtr page;           // stays in memory as long
+
+    // The page that this handle may have mapped shared and writable.
+    [[nodiscard]] warm::PagePtr mapped_page() const { return readable && writable ? page : nullptr; }
 };
 
 // A table whose entries never move. The kernel names a handle only between our answer to OPEN and its RELEASE, and

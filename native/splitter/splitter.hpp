@@ -117,6 +117,7 @@ private:
     bool has_map_writer(std::uint64_t ino);
     void forget_open(const Handle& handle);
     void release(RequestHandle request);
+    uring::Async<int> write_out(std::uint64_t ino, warm::PagePtr mapped, bool durable);
     void flush(RequestHandle request);
     void fsync(RequestHandle request);
     void fallocate(RequestHandle request);

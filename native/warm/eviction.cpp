@@ -71,7 +71,7 @@ bool Tier::evict_one() {
             if (it == place.slots.end() || it->second.page != victim) continue;  // dropped before
             // 2: the slot's and this one. Others copy from the slot, under its lock; a page that somebody holds would
             // free nothing.
-            if (victim->users_ == 0 && victim.use_count() == 2) {
+            if (victim->users_ == 0 && !victim->is_lingering_ && victim.use_count() == 2) {
                 gone = std::move(it->second.page);
                 place.slots.erase(it);
             }

@@ -37,7 +37,10 @@ Keeper::Keeper(Headroom& headroom, const std::string& root, Duties duties)
     thread_ = std::thread([this] { run(); });
 }
 
-Keeper::~Keeper() {
+Keeper::~Keeper() { stop(); }
+
+void Keeper::stop() {
+    if (!thread_.joinable()) return;
     stop_.store(true, std::memory_order_release);
     poke();
     thread_.join();

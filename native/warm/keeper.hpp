@@ -39,6 +39,8 @@ public:
     void wake();
     // There is something to tidy.
     void poke();
+    // Its duties are not called any more after this.
+    void stop();
     // The kernel reports stalls to us.
     [[nodiscard]] bool has_trigger() const { return static_cast<bool>(trigger_); }
 

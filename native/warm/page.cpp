@@ -62,21 +62,4 @@ Page::~Page() {
     resident_->pages.fetch_sub(1, std::memory_order_relaxed);
 }
 
-// Through the descriptor, as the file may have grown beyond the mapping.
-int Page::put(std::uint64_t offset, std::span<const std::byte> data) {
-    while (!data.empty()) {
-        const ssize_t count = pwrite(file_.fd(), data.data(), data.size(), static_cast<off_t>(offset));
-        if (count < 0 && errno == EINTR) continue;
-        if (count <= 0) return count < 0 ? -errno : -EIO;
-        data = data.subspan(static_cast<std::size_t>(count));
-        offset += static_cast<std::uint64_t>(count);
-    }
-    return 0;
-}
-
-int Page::resize(std::uint64_t size) {
-    length_ = size;
-    return file_.resize(size);
-}
-
 }  // namespace kvfs::warm

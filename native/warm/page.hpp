@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <vector>
 
 #include "uring/async.hpp"
 #include "warm/memory.hpp"
@@ -58,9 +59,22 @@ public:
 
 private:
     friend class Tier;
-    // For refresh(), which holds `refreshing_`. 0 or -errno; the data lies within the length.
+    // All of these: 0 or -errno. put() changes bytes within the length, resize() the length.
     int put(std::uint64_t offset, std::span<const std::byte> data);
     int resize(std::uint64_t size);
+    std::uint64_t length();
+
+    // mapped.cpp: bytes that clients change by a shared mapping, which nobody tells us.
+    struct Change {
+        std::uint64_t offset;
+        std::vector<std::byte> data;
+    };
+    bool track();
+    bool is_tracked();
+    int collect(std::vector<Change>& out);
+    void keep_dirty(const Change& change);
+    bool is_open_elsewhere();
+    int hash_blocks(std::uint64_t from, std::uint64_t to, std::vector<std::uint64_t>& out);
 
     const std::uint64_t ino_;
     const std::uint64_t size_;
@@ -69,12 +83,19 @@ private:
     std::shared_ptr<Passthrough> passthrough_;
     std::atomic<int> backing_id_{0};
     std::atomic<bool> touched_{false};  // since eviction last looked at it
+
     // guarded by the shard's lock:
-    std::uint32_t users_ = 0;  // handles of clients that read it by passthrough
-    bool is_leaving_ = false;  // goes with its last user: it was refreshed, or somebody wants it gone
-    bool is_resized_ = false;  // size() is not the file's any more: not for find() or open()
+    std::uint32_t users_ = 0;    // handles of clients that are passthrough
+    std::uint64_t uses_ = 0;     // that ever were
+    bool is_leaving_ = false;    // goes with its last user: it was refreshed, or somebody wants it gone
+    bool is_resized_ = false;    // size() is not the file's any more: not for find() or open()
+    bool is_lingering_ = false;  // has no user, but maybe a mapping that outlives its descriptor
+
     uring::AsyncMutex refreshing_;
-    std::uint64_t length_;  // of the file as its users see it; guarded by refreshing_
+    std::mutex mutex_;      // guards what follows
+    std::uint64_t length_;  // of the file as its users see it
+    bool is_tracked_ = false;
+    std::vector<std::uint64_t> clean_;  // hash of each block as the store has it, when tracked
 };
 
 using PagePtr = std::shared_ptr<Page>;

@@ -125,12 +125,14 @@ uring::Async<PagePtr> Tier::stage(std::uint64_t ino, int* error) {
     if (page != nullptr) enter(page);
     for (const auto waiter : waiters) waiter.resume();
     if (error != nullptr) *error = rc;
-    {
-        // notified under the lock: the tier may be destroyed as soon as it is released
-        const std::lock_guard guard(stagings_mutex_);
-        if (--stagings_in_flight_ == 0) stagings_done_.notify_all();
-    }
+    staging_done();
     co_return page;
+}
+
+void Tier::staging_done() {
+    // notified under the lock: the tier may be destroyed as soon as it is released
+    const std::lock_guard guard(stagings_mutex_);
+    if (--stagings_in_flight_ == 0) stagings_done_.notify_all();
 }
 
 uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error) {
@@ -185,7 +187,7 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
     co_await page->refreshing_.lock();
     store::Attributes now{};
     int rc = store_.getattr(ino, now);
-    if (rc == 0 && now.size != page->length_) {
+    if (rc == 0 && now.size != page->length()) {
         {
             const std::lock_guard guard(place.mutex);
             page->is_resized_ = true;
@@ -194,11 +196,13 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
         rc = page->resize(now.size);
     }
     const std::uint64_t end = std::min(now.size, offset + length);
+    // whole blocks are read, but not a byte more is put than was changed: next to it may be what a mapping wrote
     for (std::uint64_t at = offset / kBlock * kBlock; rc == 0 && at < end; at += kPiece) {
         const std::uint64_t size = std::min(kPiece, end - at);
         const auto buffer = uring::Buffer::heap(format::round_up(size, kBlock));
         rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size);
-        if (rc == 0) rc = page->put(at, {buffer.data(), size});
+        const std::uint64_t skip = offset > at ? offset - at : 0;
+        if (rc == 0) rc = page->put(at + skip, {buffer.data() + skip, size - skip});
     }
     if (rc == -ESTALE) rc = 0;  // shortened while this read it, by a change whose own refresh() follows
     page->refreshing_.unlock();

@@ -41,27 +41,36 @@ Tier::Tier(store::Store& store, const Options& options)
           headroom_, options.system_root,
           {.shrink = [this](std::uint64_t bytes) { shrink(bytes); },
            .recover = [this] { recover(); },
-           .tidy =
-               [this] {
-                   std::vector<PagePtr> gone;  // freed after the lock
-                   const std::lock_guard guard(order_mutex_);
-                   gone.swap(buried_);
-               },
+           .tidy = [this] { tidy(); },
            .is_busy = [this] { return resident_->pages.load() > 0 || limit_bytes_.load() < options_.budget_bytes; }}) {
     if (options.passthrough) enable_passthrough(options.fuse_fd);
 }
 
 Tier::~Tier() {
+    keeper_.stop();
+    // What mappings wrote up to now; what they write from now on nobody can promise to keep.
+    settle_abandoned();
+    settle_lingering();
     {
         std::unique_lock lock(stagings_mutex_);
         stagings_done_.wait(lock, [this] { return stagings_in_flight_ == 0; });
     }
+    for (const PagePtr& page : lingering_) store_.release(page->ino(), true);
     for (Shard& each : shards_) {
         std::unordered_map<std::uint64_t, Slot> slots;
         const std::lock_guard guard(each.mutex);
         slots.swap(each.slots);
     }
     if (has_passthrough_.load(std::memory_order_acquire)) passthrough_->detach();
+}
+
+void Tier::tidy() {
+    std::vector<PagePtr> gone;  // freed after the lock
+    {
+        const std::lock_guard guard(order_mutex_);
+        gone.swap(buried_);
+    }
+    settle_lingering();
 }
 
 void Tier::enable_passthrough(int fuse_fd) {
@@ -96,6 +105,7 @@ PagePtr Tier::opened(std::uint64_t ino) {
         page.backing_id_.store(id, std::memory_order_release);
     }
     ++page.users_;
+    ++page.uses_;
     users_.fetch_add(1, std::memory_order_relaxed);
     page.touched_.store(true, std::memory_order_relaxed);
     return it->second.page;
@@ -103,14 +113,24 @@ PagePtr Tier::opened(std::uint64_t ino) {
 
 void Tier::released(const PagePtr& page) {
     users_.fetch_sub(1, std::memory_order_relaxed);
+    const bool is_tracked = page->is_tracked();
     Shard& place = shard(page->ino());
     PagePtr gone;  // freed after the lock
-    const std::lock_guard guard(place.mutex);
-    if (--page->users_ > 0 || !page->is_leaving_) return;
-    const auto it = place.slots.find(page->ino());
-    if (it == place.slots.end() || it->second.page != page) return;
-    gone = std::move(it->second.page);
-    if (it->second.staging == nullptr) place.slots.erase(it);
+    {
+        const std::lock_guard guard(place.mutex);
+        if (--page->users_ > 0) return;
+        if (is_tracked) {
+            if (std::exchange(page->is_lingering_, true)) return;
+            page->is_leaving_ = true;
+        } else {
+            if (!page->is_leaving_) return;
+            const auto it = place.slots.find(page->ino());
+            if (it == place.slots.end() || it->second.page != page) return;
+            gone = std::move(it->second.page);
+            if (it->second.staging == nullptr) place.slots.erase(it);
+        }
+    }
+    if (is_tracked) linger(page);
 }
 
 bool Tier::drop(std::uint64_t ino) {
@@ -121,7 +141,7 @@ bool Tier::drop(std::uint64_t ino) {
     if (it == place.slots.end()) return true;
     Slot& slot = it->second;
     if (slot.staging != nullptr) std::exchange(slot.staging, nullptr)->is_stale = true;
-    if (slot.page != nullptr && slot.page->users_ > 0) return false;
+    if (slot.page != nullptr && (slot.page->users_ > 0 || slot.page->is_lingering_)) return false;
     gone = std::move(slot.page);
     place.slots.erase(it);
     return true;
@@ -201,6 +221,7 @@ Statistics Tier::statistics() const {
     out.evictions = get(counters_.evictions);
     out.pressure_shrinks = get(counters_.pressure_shrinks);
     out.refreshes = get(counters_.refreshes);
+    out.mapped_bytes = get(counters_.mapped_bytes);
     out.passthrough = offers_passthrough();
     out.pressure_trigger = keeper_.has_trigger();
     out.memory = memory_.kind();

@@ -8,7 +8,8 @@
 // Then a page in the tier is the file's content. A staging that reads while a change is made may see half of it, but
 // the change's drop() comes after, and either marks that staging stale or takes its page out.
 //
-// A page that clients have open by passthrough cannot be taken from them. It is never evicted, it is brought up to date
+// A page that clients have open by passthrough cannot be taken from them (mapped.cpp has what follows from that). It is
+// never evicted, it is brought up to date
 // by refresh(), and when it was changed it goes with its last user. WHY by reading the store again instead of by the
 // bytes at hand: two changes of one range then cannot end up in another order than in the store, and a write's buffer
 // is free to go to the device meanwhile. It is rare enough (a file that is read and written at once) to cost a read.
@@ -67,7 +68,7 @@ struct Statistics {
     std::uint64_t users;                      // handles that read by passthrough
     std::uint64_t hits, misses;
     std::uint64_t stagings, staged_bytes, staging_failures, stale_stagings, refused;
-    std::uint64_t evictions, pressure_shrinks, refreshes;
+    std::uint64_t evictions, pressure_shrinks, refreshes, mapped_bytes;
     bool passthrough, pressure_trigger;
     const char* memory;
 };
@@ -93,6 +94,11 @@ public:
     // such page, or it cannot be registered. Each goes with one released().
     PagePtr opened(std::uint64_t ino);
     void released(const PagePtr& page);
+    // One more handle of any kind on a page that others have open by passthrough: the kernel takes no other open of its
+    // inode meanwhile. `may_write`: the handle may map it shared and writable. Goes with one released(), too.
+    void joined(const PagePtr& page, bool may_write);
+    // Writes to the store what mappings have changed: at fsync and close of a handle that may have one. 0 or -errno.
+    uring::Async<int> write_back(PagePtr page);
 
     // Takes the page out of the tier and makes a staging in flight stale. False when the page stays, because it is in
     // use.
@@ -138,6 +144,12 @@ private:
     bool reserve(std::uint64_t bytes);
     void release(std::uint64_t bytes);
     bool evict_one();
+    void linger(PagePtr page);
+    void settle_lingering();
+    void settle_abandoned();
+    void tidy();
+    uring::Async<int> settle(PagePtr page);
+    void staging_done();
     void shrink(std::uint64_t bytes);
     void recover();
     void enter(const PagePtr& page);
@@ -157,12 +169,13 @@ private:
     std::mutex order_mutex_;
     std::list<std::weak_ptr<Page>> order_;  // next to evict in front
     std::vector<PagePtr> buried_;           // to be freed by the keeper
+    std::vector<PagePtr> lingering_;        // to be looked at by the keeper
 
     std::atomic<std::uint64_t> limit_bytes_;
     std::atomic<std::uint64_t> users_{0};
     struct Counters {
         std::atomic<std::uint64_t> stagings{0}, staged_bytes{0}, staging_failures{0}, stale_stagings{0}, refused{0},
-            evictions{0}, pressure_shrinks{0}, refreshes{0};
+            evictions{0}, pressure_shrinks{0}, refreshes{0}, mapped_bytes{0};
     } counters_;
 
     std::mutex stagings_mutex_;
