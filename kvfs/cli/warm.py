@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from kvfs.fs.warm import Warmth
 from kvfs.units import format_size
 
 _SHOWN_FAILURES = 20
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # s
 
 
 class Action(StrEnum):
@@ -185,7 +187,7 @@ def _run(files: Sequence[File], action: Action, jobs: int, summary: Summary, pro
             if file is None:
                 return
             try:
-                outcome = _serve(file, action, progress)
+                outcome = _serve_patiently(file, action, progress)
             except FileNotFoundError:  # unlinked since the walk
                 progress(file.size)
                 continue
@@ -198,6 +200,18 @@ def _run(files: Sequence[File], action: Action, jobs: int, summary: Summary, pro
     with ThreadPoolExecutor(max_workers=min(jobs, len(files)) or 1) as pool:
         for done in [pool.submit(work) for _ in range(min(jobs, len(files)))]:
             done.result()
+
+
+def _serve_patiently(file: File, action: Action, progress: Callable[[int], None]) -> Outcome:
+    """A file that changes while it is read, or whose last writer has just gone, is tried again, opened anew."""
+    for pause in _PAUSES:
+        try:
+            return _serve(file, action, progress)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        time.sleep(pause)
+    return _serve(file, action, progress)
 
 
 def _serve(file: File, action: Action, progress: Callable[[int], None]) -> Outcome:
