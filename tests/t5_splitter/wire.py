@@ -70,8 +70,8 @@ class Wire:
         self.answer(greeting, self.init.body)
 
     def close(self) -> None:
+        self.kernel.close()  # first: a full socket, unlike the kernel, would make whoever answers wait
         self.splitter.close()
-        self.kernel.close()
         self.python.close()
         self.take_log()
         self.store.close()
