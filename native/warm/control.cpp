@@ -23,10 +23,11 @@ uring::Async<int> control(Tier& tier, std::uint64_t ino, std::uint32_t command, 
     Warmth state{};
     int rc = tier.warmth(ino, state, report.size);
     if (rc != 0) co_return rc;
+    // Behind what clients are waiting for: this is in advance.
     if (command == kIocWarm && state == Warmth::kCold) {
         rc = -ESTALE;
         for (int attempt = 0; attempt < kAttempts && rc == -ESTALE; ++attempt) {
-            if (co_await tier.stage(ino, &rc) != nullptr) rc = 0;
+            if (co_await tier.stage(ino, &rc, uring::Priority::kPrefetch) != nullptr) rc = 0;
         }
         if (rc == 0) rc = tier.warmth(ino, state, report.size);
         if (rc != 0) co_return rc;

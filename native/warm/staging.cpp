@@ -19,8 +19,8 @@ constexpr std::uint64_t kBlock = format::kBlock;
 class Pieces {
 public:
     Pieces(store::Store& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory,
-           std::uint64_t size)
-        : store_(store), ino_(ino), offset_(offset), memory_(memory), size_(size) {}
+           std::uint64_t size, uring::Priority priority)
+        : store_(store), ino_(ino), offset_(offset), memory_(memory), size_(size), priority_(priority) {}
     Pieces(const Pieces&) = delete;
     Pieces& operator=(const Pieces&) = delete;
 
@@ -33,7 +33,7 @@ public:
         for (std::size_t at = 0; at < memory_.size(); at += kPiece) {
             const std::size_t room = std::min<std::size_t>(kPiece, memory_.size() - at);
             const auto wanted = static_cast<std::int64_t>(std::min<std::uint64_t>(room, size_ - at));
-            uring::detach(store_.read_into(ino_, offset_ + at, memory_.subspan(at, room)),
+            uring::detach(store_.read_into(ino_, offset_ + at, memory_.subspan(at, room), priority_),
                           [this, wanted](std::int64_t got) { arrived(got, wanted); });
         }
         return left_.fetch_sub(1, std::memory_order_acq_rel) != 1;
@@ -53,6 +53,7 @@ private:
     std::uint64_t ino_, offset_;
     std::span<std::byte> memory_;
     std::uint64_t size_;
+    uring::Priority priority_;
     std::atomic<std::size_t> left_{0};
     std::atomic<int> error_{0};
     std::coroutine_handle<> waiter_;
@@ -73,7 +74,7 @@ struct Tier::Join {
     void await_resume() const {}
 };
 
-uring::Async<PagePtr> Tier::stage(std::uint64_t ino, int* error) {
+uring::Async<PagePtr> Tier::stage(std::uint64_t ino, int* error, uring::Priority priority) {
     Shard& place = shard(ino);
     std::shared_ptr<Staging> staging;
     bool is_mine = false;
@@ -100,7 +101,7 @@ uring::Async<PagePtr> Tier::stage(std::uint64_t ino, int* error) {
         ++stagings_in_flight_;
     }
     int rc = 0;
-    PagePtr page = co_await read_page(ino, rc);
+    PagePtr page = co_await read_page(ino, rc, priority);
     std::vector<std::coroutine_handle<>> waiters;
     {
         const std::lock_guard guard(place.mutex);
@@ -135,7 +136,7 @@ void Tier::staging_done() {
     if (--stagings_in_flight_ == 0) stagings_done_.notify_all();
 }
 
-uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error) {
+uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error, uring::Priority priority) {
     store::Attributes before{};
     error = store_.getattr(ino, before);
     if (error == 0 &&
@@ -159,7 +160,7 @@ uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error) {
     // from here on the page gives the reserved bytes back
     const auto page = std::make_shared<Page>(ino, before.size, std::move(file), resident_);
     counters_.stagings.fetch_add(1, std::memory_order_relaxed);
-    error = co_await Pieces(store_, ino, 0, page->file_.memory(), before.size);
+    error = co_await Pieces(store_, ino, 0, page->file_.memory(), before.size, priority);
     if (error != 0) {
         counters_.staging_failures.fetch_add(1, std::memory_order_relaxed);
         co_return nullptr;
@@ -200,7 +201,7 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
     for (std::uint64_t at = offset / kBlock * kBlock; rc == 0 && at < end; at += kPiece) {
         const std::uint64_t size = std::min(kPiece, end - at);
         const auto buffer = uring::Buffer::heap(format::round_up(size, kBlock));
-        rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size);
+        rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size, uring::Priority::kDemand);
         const std::uint64_t skip = offset > at ? offset - at : 0;
         if (rc == 0) rc = page->put(at + skip, {buffer.data() + skip, size - skip});
     }

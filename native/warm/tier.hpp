@@ -34,6 +34,7 @@
 
 #include "store/store.hpp"
 #include "uring/async.hpp"
+#include "uring/ring.hpp"
 #include "warm/headroom.hpp"
 #include "warm/keeper.hpp"
 #include "warm/memory.hpp"
@@ -88,8 +89,9 @@ public:
     PagePtr find(std::uint64_t ino);
     // Brings the file in. Joins a staging in flight. Null when it may not or does not fit (`error`, where given:
     // -EOPNOTSUPP, -ENOSPC), when the read fails (-EIO and what else the store says), or when the file changed
-    // meanwhile (-ESTALE).
-    uring::Async<PagePtr> stage(std::uint64_t ino, int* error = nullptr);
+    // meanwhile (-ESTALE). `priority`: of its reads at the device; who joins a staging takes it as it is.
+    uring::Async<PagePtr> stage(std::uint64_t ino, int* error = nullptr,
+                                uring::Priority priority = uring::Priority::kDemand);
     // find() for a handle that is going to be FOPEN_PASSTHROUGH with the page's backing_id(): null where there is no
     // such page, or it cannot be registered. Each goes with one released().
     PagePtr opened(std::uint64_t ino);
@@ -140,7 +142,7 @@ private:
     struct Join;
 
     Shard& shard(std::uint64_t ino) { return shards_[ino % shards_.size()]; }
-    uring::Async<PagePtr> read_page(std::uint64_t ino, int& error);
+    uring::Async<PagePtr> read_page(std::uint64_t ino, int& error, uring::Priority priority);
     bool reserve(std::uint64_t bytes);
     void release(std::uint64_t bytes);
     bool evict_one();
