@@ -257,6 +257,26 @@ class WarmTier:
         """Waits for stagings in flight. Safe to call twice."""
 
 @final
+class Trial:
+    """A file system of one file of 64 MiB of zeros in memory, under any name, to compare request loops by."""
+
+    def __init__(self, fuse_fd: int, *, threads: int = 0, loop: str = "clones") -> None:
+        """As Splitter."""
+
+    def start(self) -> None:
+        """Answer INIT and start. Raises OSError."""
+    def close(self) -> None:
+        """Give the connection up."""
+    @property
+    def loop(self) -> str:
+        """What it came to: clones or uring."""
+
+def read_rate(fd: int, readers: int, size: int, seconds: float) -> float:
+    """Reads of ``size`` bytes per second that ``readers`` threads get together from a Trial's file.
+
+    ``fd``: opened with O_DIRECT. ``seconds``: how long they read. Raises OSError."""
+
+@final
 class Splitter:
     """The native data path of one mount: reads the kernel's requests, answers its share, relays the rest to Python."""
 

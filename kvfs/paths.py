@@ -21,6 +21,11 @@ def log_directory() -> Path:
     return Path("/var/log/kvfs") if os.geteuid() == 0 else _user("XDG_STATE_HOME", ".local/state")
 
 
+def state_directory() -> Path:
+    """Holds what kvfs found out about this machine: /var/lib/kvfs, or $XDG_STATE_HOME/kvfs."""
+    return Path("/var/lib/kvfs") if os.geteuid() == 0 else _user("XDG_STATE_HOME", ".local/state")
+
+
 def default_store() -> Path:
     """The embedded store that is mounted when none is named."""
     return data_directory() / "default.kvfs"

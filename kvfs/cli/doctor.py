@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kvfs.cli.probes import devices, fuse, host, io, native
 from kvfs.cli.probes.finding import Finding, State
+from kvfs.errors import MountError
 
 _AREAS: tuple[tuple[str, tuple[Callable[[], Finding], ...]], ...] = (
     ("kvfs", native.PROBES),
@@ -46,6 +47,37 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Run every probe."""
     return Diagnosis({area: tuple(probe() for probe in probes) for area, probes in _AREAS})
+
+
+@dataclass(frozen=True)
+class LoopComparison:
+    """``loop``: what `kvfs mount` takes by itself. ``ratios``: reads by ring, of those by clones; none: not offered."""
+
+    loop: str
+    ratios: dict[str, float]
+
+    def __str__(self) -> str:
+        if not self.ratios:
+            return "request loop: clones; there is nothing to compare, as FUSE over io_uring is missing."
+        ratios = ", ".join(f"{pattern}: {ratio:.2f}" for pattern, ratio in self.ratios.items())
+        return f"request loop: {self.loop}. Reads per second by ring, of those by clones (size x readers): {ratios}."
+
+    def to_builtins(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_request_loops() -> LoopComparison:
+    """For a second; the outcome is kept for mounts to come. Raises MountError, NoFuse."""
+    from kvfs.fs import request_loop  # it loads native code, which the probes must be able to miss
+
+    if not request_loop.offered():
+        return LoopComparison("clones", {})
+    try:
+        outcome = request_loop.measure()
+    except OSError as error:
+        raise MountError(f"the request loops could not be compared: {error}") from error
+    request_loop.remember(outcome)
+    return LoopComparison(outcome.loop, outcome.ratios)
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:

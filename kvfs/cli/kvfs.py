@@ -28,6 +28,7 @@ class RequestLoop(StrEnum):
 
     CLONES = "clones"
     URING = "uring"
+    AUTO = "auto"
 
 
 @app.command()
@@ -70,8 +71,12 @@ def mount(
         typer.Option("--passthrough/--no-passthrough", help="Let the kernel read warm pages by itself, where it can."),
     ] = True,
     request_loop: Annotated[
-        RequestLoop, typer.Option(help="Clones of /dev/fuse, or FUSE over io_uring (`kvfsctl doctor` says where).")
-    ] = RequestLoop.CLONES,
+        RequestLoop,
+        typer.Option(
+            help="Clones of /dev/fuse, or FUSE over io_uring (`kvfsctl doctor` says where). "
+            "auto: what is faster here, measured once for a second."
+        ),
+    ] = RequestLoop.AUTO,
     warm_size: Annotated[
         str | None,
         typer.Option(

@@ -124,14 +124,26 @@ def warm(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    json: Json = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Compare the request loops for a second, and remember it for `kvfs mount`."),
+    ] = False,
+) -> None:
     """Probe every kernel and hardware feature that kvfs can use. Exit status: 0 when it can mount, else 1."""
     from rich.console import Console
 
-    from kvfs.cli.doctor import diagnose, print_diagnosis
+    from kvfs.cli.doctor import compare_request_loops, diagnose, print_diagnosis
 
     diagnosis = diagnose()
-    print_json(diagnosis.to_builtins()) if json else print_diagnosis(diagnosis, Console(highlight=False))
+    loops = compare_request_loops() if measure else None
+    if json:
+        print_json(diagnosis.to_builtins() | ({"request_loop": loops.to_builtins()} if loops else {}))
+    else:
+        print_diagnosis(diagnosis, Console(highlight=False))
+        if loops:
+            print(loops)
     raise typer.Exit(0 if diagnosis.is_able else 1)
 
 

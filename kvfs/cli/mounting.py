@@ -29,7 +29,7 @@ class NativeOptions:
 
     data_path: "DataPath" = "native"
     threads: int = 0
-    request_loop: "RequestLoop" = "clones"
+    request_loop: "RequestLoop" = "auto"
     passthrough: bool = True
     warm_bytes: int | None = None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 DataPath = Literal["native", "pyfuse3"]
-RequestLoop = Literal["clones", "uring"]
+RequestLoop = Literal["clones", "uring", "auto"]
 
 
 @dataclass(frozen=True)

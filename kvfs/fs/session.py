@@ -18,6 +18,7 @@ import trio
 
 from kvfs._native import Splitter, Store, default_warm_budget
 from kvfs.errors import MountError, one_line
+from kvfs.fs import request_loop
 from kvfs.fs.device import detach_device, escape, mount_device
 from kvfs.fs.operations import FileSystemStatistics
 from kvfs.fs.options import MountOptions
@@ -111,6 +112,7 @@ class NativeSession:
 
     def mount(self, file_system: pyfuse3.Operations) -> None:
         options = self._options
+        loop = request_loop.choose(options.threads) if options.request_loop == "auto" else options.request_loop
         fd = mount_device(options.mountpoint, options.fsname, options.flags())
         self._fd = os.dup(fd)  # to unmount by, when the splitter has given its own up
         os.set_inheritable(self._fd, False)
@@ -118,7 +120,7 @@ class NativeSession:
             self._store,
             fd,
             threads=options.threads,
-            loop=options.request_loop,
+            loop=loop,
             read_only=options.read_only,
             passthrough=options.passthrough,
             warm_bytes=default_warm_budget() if options.warm_bytes is None else options.warm_bytes,

@@ -6,6 +6,7 @@
 #include "module/module.hpp"
 #include "module/splitter.hpp"
 #include "module/warm.hpp"
+#include "splitter/trial.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -35,6 +36,8 @@ nb::dict by_opcode(const std::array<std::atomic<std::uint64_t>, splitter::kOpcod
     return out;
 }
 
+const char* loop_name(splitter::LoopKind kind) { return kind == splitter::LoopKind::kUring ? "uring" : "clones"; }
+
 nb::dict statistics(const Splitter& self) {
     const auto get = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };
     const auto& counters = self.counters();
@@ -51,7 +54,7 @@ nb::dict statistics(const Splitter& self) {
     if (const splitter::RequestLoop* const loop = self.loop(); loop != nullptr) {
         const auto& counts = loop->counters();
         nb::dict loop_out;
-        loop_out["kind"] = loop->kind() == splitter::LoopKind::kUring ? "uring" : "clones";
+        loop_out["kind"] = loop_name(loop->kind());
         loop_out["threads"] = loop->threads();
         loop_out["requests_total"] = get(counts.requests);
         loop_out["replies_total"] = get(counts.replies);
@@ -102,6 +105,18 @@ void bind_splitter(nb::module_& m) {
         .def_prop_ro("ended_fd", &Splitter::ended_fd)
         .def_prop_ro("end_error", &Splitter::end_error)
         .def("statistics", &statistics);
+    nb::class_<splitter::Trial>(m, "Trial")
+        .def(
+            "__init__",
+            [](splitter::Trial* self, int fuse_fd, unsigned threads, const std::string& loop) {
+                new (self) splitter::Trial(fuse_fd, loop_kind(loop), threads);
+            },
+            "fuse_fd"_a, nb::kw_only(), "threads"_a = 0, "loop"_a = "clones")
+        .def("start", &splitter::Trial::start, nb::call_guard<nb::gil_scoped_release>())
+        .def("close", &splitter::Trial::close, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("loop", [](const splitter::Trial& self) { return loop_name(self.kind()); });
+    m.def("read_rate", &splitter::read_rate, "fd"_a, "readers"_a, "size"_a, "seconds"_a,
+          nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace kvfs::python
