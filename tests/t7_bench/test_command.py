@@ -1,6 +1,7 @@
 """The command: what it refuses, and one short run that is checked from the outside."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,9 +65,10 @@ def test_a_command_that_is_no_kvfs_is_said(tmp_path: Path) -> None:
 @pytest.mark.skipif(not _KVFS.exists(), reason="NOT TESTED: needs the kvfs command")
 def test_a_short_run(tmp_path: Path) -> None:
     small = ["--quick", "--rounds", "1", "--data", "128M", "--store-size", "1G"]
-    names = ["cold-direct-2m", "write-32m", "lookup-repeated", "small-files", "loop-4k-4t", "warm-2m-1t"]
+    names = ["cold-direct-2m", "write-32m", "lookup-repeated", "loop-4k-4t"]
     rows_chosen = [word for name in names for word in ("--only", name)]
-    done = _bench("--directory", str(tmp_path), "--json", "-", *small, *rows_chosen)
+    targets = [word for name in ("native", "pyfuse3", "raw") for word in ("--target", name)]
+    done = _bench("--directory", str(tmp_path), "--json", "-", *small, *rows_chosen, *targets)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     rows = {row["name"]: row for row in result["rows"]}
@@ -74,7 +76,7 @@ def test_a_short_run(tmp_path: Path) -> None:
     for row in rows.values():
         for name, target in row["targets"].items():
             assert target["rate"]["median"] > 0
-            assert (target["ratio_to_peer"] is None) == (name == row["peer"])
+            assert (target["ratio_to_peer"] is None) == (name == row["peer"] or row["peer"] not in row["targets"])
             assert target["latency_ns"]["p50"] > 0
             assert (target["daemon_cpu"] is None) == (name not in ("native", "native-ring", "pyfuse3"))
     for name in ("cold-direct-2m", "write-32m"):
@@ -90,4 +92,19 @@ def test_a_short_run(tmp_path: Path) -> None:
         assert target["device_bytes"] == 0
     for goal in (goal for row in rows.values() for goal in row["goals"]):
         assert goal["met"] == (goal["found"]["median"] >= goal["asked"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(not _KVFS.exists(), reason="NOT TESTED: needs the kvfs command")
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="NOT TESTED: needs valgrind")
+def test_what_a_request_costs(tmp_path: Path) -> None:
+    done = _bench("--directory", str(tmp_path), "--json", "-", "--quick", "--loop-cost", "--target", "native")
+    assert done.returncode == 0, done.stderr
+    one, many = json.loads(done.stdout)["loop_costs"]
+    assert (one["target"], one["clients"], many["clients"]) == ("native", 1, 4)
+    parts = one["instructions_by_object"]
+    assert any(name.startswith("_native.") for name in parts)
+    assert 0 < sum(parts.values()) <= one["instructions"] < 100_000  # of Python's there would be more
+    assert one["system_us"] > 0
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from benchlib import system
 from benchlib.callgrind import by_object
 from benchlib.disks import LoopDisk, has_loop_devices
 from benchlib.system import BenchError, run_command
+from benchlib.targets import Kvfs
 
 
 def test_run_command() -> None:
@@ -71,3 +72,12 @@ totals: 9326
 
 def test_instructions_are_added_by_library_and_calls_are_not() -> None:
     assert by_object(_DUMP) == {"_native.so": 326, "libc.so.6": 9000}
+
+
+def test_a_mount_without_its_rings_is_refused(tmp_path: Path) -> None:
+    ring = Kvfs("ring", Path("/bin/false"), tmp_path, 1 << 30, ["--data-path", "native", "--request-loop", "uring"])
+    assert ring.is_native
+    ring._check_loop({"components": {"splitter": {"loop": {"kind": "uring"}}}})
+    with pytest.raises(BenchError, match="expected requests to come by rings, found clones"):
+        ring._check_loop({"components": {"splitter": {"loop": {"kind": "clones"}}}})
+    Kvfs("plain", Path("/bin/false"), tmp_path, 1 << 30)._check_loop({})

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchlib import system
 from benchlib.system import BenchError
@@ -66,10 +67,18 @@ class Kvfs:
         begin = time.monotonic()
         self._start()
         stats = self.root / ".kvfs" / "stats"
-        pid = json.loads(stats.read_text())["pid"]
+        said = json.loads(stats.read_text())
         seconds = time.monotonic() - begin
-        self._pids = system.process_tree(pid)
+        self._pids = system.process_tree(said["pid"])
+        self._check_loop(said)
         return seconds
+
+    def _check_loop(self, stats: dict[str, Any]) -> None:
+        """A mount never fails for want of rings; a figure that names them has to."""
+        if "uring" in self._options:
+            kind = stats["components"]["splitter"]["loop"]["kind"]
+            if kind != "uring":
+                raise BenchError(f"{self.name}: expected requests to come by rings, found {kind}", "see kvfsctl doctor")
 
     def _start(self) -> None:
         """Returns when the mount answers."""

@@ -23,7 +23,6 @@ void wait_for_completion(io_uring* ring) {
     while (io_uring_cq_ready(ring) == 0) {
         pollfd ready{ring->ring_fd, POLLIN, 0};
         poll(&ready, 1, -1);
-        io_uring_get_events(ring);  // rings that defer their work post completions only when asked
     }
 }
 
@@ -43,12 +42,6 @@ int __io_uring_get_cqe(io_uring* ring, io_uring_cqe** cqe, unsigned submit, unsi
     if (submit != 0) io_uring_submit(ring);
     if (wait_nr != 0) wait_for_completion(ring);
     return real(ring, cqe, 0, wait_nr, mask);
-}
-
-int io_uring_submit_and_wait(io_uring* ring, unsigned wait_nr) {
-    const int submitted = io_uring_submit(ring);
-    if (wait_nr != 0) wait_for_completion(ring);
-    return submitted;
 }
 
 int stat64(const char* path, struct stat64* out) {
