@@ -226,7 +226,6 @@ private:
     void log_attributes(InodeNumber ino);
     void lose_link(InodeNumber ino, NameId id, std::int64_t now);
     void free_if_unused(InodeNumber ino);
-    Async<int> finish_release(InodeNumber ino);
     int rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent, std::string_view new_name,
                       std::uint32_t flags);
     int check_writable(std::string_view name) const;
@@ -254,6 +253,7 @@ private:
     Async<std::int64_t> write_in_place(std::uint64_t ino, std::uint64_t offset, Buffer& buffer, std::size_t at,
                                        std::size_t size);
     Async<int> flush_locked(File& file);
+    Async<int> finish_release(InodeNumber ino);
     bool has_space(std::uint64_t blocks);
 
     // placing.cpp
@@ -307,13 +307,15 @@ private:
     Async<int> fill(InodeNumber ino, Plan plan, std::uint64_t from, std::uint64_t to, std::byte* out,
                     uring::Priority priority);
     void copy_cached(const Granule& granule, GranuleCache::Slot& slot, std::uint64_t from, std::byte* out);
-    void finish_read(InodeNumber ino, const Plan& plan, bool may_go_ahead);
-    void plan_ahead(InodeNumber ino, std::uint64_t from, std::uint64_t to, Plan& out);
-    Async<int> read_ahead(Plan plan);
     bool verify(const Granule& granule, const std::byte* data);
     void drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
     Async<int> read_granules(InodeNumber ino, Plan plan, std::uint64_t from, std::byte* out, uring::Priority priority);
     void unpin(const Plan& plan);
+
+    // read_ahead.cpp
+    void finish_read(InodeNumber ino, const Plan& plan, bool may_go_ahead);
+    void plan_ahead(InodeNumber ino, std::uint64_t from, std::uint64_t to, Plan& out);
+    Async<int> read_ahead(Plan plan);
 
     // log.cpp: the committer
     struct Durable;

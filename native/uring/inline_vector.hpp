@@ -11,8 +11,8 @@ namespace kvfs::uring {
 template <typename T, std::size_t N>
 class InlineVector {
 public:
-    InlineVector() = default;
-    InlineVector(InlineVector&& other) noexcept { take(other); }
+    InlineVector() noexcept : data_(inside_) {}
+    InlineVector(InlineVector&& other) noexcept : data_(inside_) { take(other); }
     InlineVector& operator=(InlineVector&& other) noexcept {
         if (this != &other) {
             release();
@@ -49,8 +49,7 @@ public:
     [[nodiscard]] const T* end() const { return data_ + size_; }
 
 private:
-    T* inside() { return reinterpret_cast<T*>(inside_); }
-    [[nodiscard]] bool is_inside() { return data_ == inside(); }
+    [[nodiscard]] bool is_inside() const { return data_ == inside_; }
 
     void grow() {
         T* const wider = std::allocator<T>().allocate(capacity_ * 2);
@@ -68,19 +67,21 @@ private:
             other.clear();
             return;
         }
-        data_ = std::exchange(other.data_, other.inside());
+        data_ = std::exchange(other.data_, other.inside_);
         size_ = std::exchange(other.size_, 0);
         capacity_ = std::exchange(other.capacity_, N);
     }
     void release() {
         clear();
         if (!is_inside()) std::allocator<T>().deallocate(data_, capacity_);
-        data_ = inside();
+        data_ = inside_;
         capacity_ = N;
     }
 
-    alignas(T) std::byte inside_[N * sizeof(T)];
-    T* data_ = inside();
+    union {  // room for them, without making them
+        T inside_[N];
+    };
+    T* data_;
     std::size_t size_ = 0;
     std::size_t capacity_ = N;
 };

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <exception>
 #include <system_error>
 
 #include "uring/turn.hpp"
@@ -16,6 +18,12 @@ constexpr std::size_t kMostRegistered = std::size_t{1} << 30;  // the kernel's l
 
 constexpr unsigned kUnnumbered = ~0U;
 thread_local unsigned number_of_thread = kUnnumbered;
+
+// Requests are lost when the ring does not take them, and with them whoever waits: recovery is the answer.
+[[noreturn]] void die(const char* what, int error) noexcept {
+    std::fprintf(stderr, "kvfs: %s: %s\n", what, std::strerror(error));
+    std::terminate();
+}
 
 }  // namespace
 
@@ -151,7 +159,7 @@ void Ring::enter() {
     while (io_uring_sq_ready(&ring_) > 0) {
         const int rc = io_uring_submit(&ring_);
         if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR) {
-            throw std::system_error(-rc, std::generic_category(), "io_uring_submit");
+            die("io_uring_submit", -rc);
         }
         if (rc < 0) std::this_thread::yield();
     }
@@ -180,7 +188,7 @@ void Ring::reap() {
         io_uring_cqe* cqe = nullptr;
         const int rc = io_uring_wait_cqe(&ring_, &cqe);
         if (rc == -EINTR) continue;
-        if (rc < 0) throw std::system_error(-rc, std::generic_category(), "io_uring_wait_cqe");
+        if (rc < 0) die("io_uring_wait_cqe", -rc);
         auto* op = static_cast<Op*>(io_uring_cqe_get_data(cqe));
         const int result = cqe->res;
         io_uring_cqe_seen(&ring_, cqe);

@@ -19,7 +19,8 @@ public:
     ~Turn() {
         if (!outermost_) return;
         State& mine = state();
-        // indexed: whoever runs may append
+        // whoever runs may append
+        // NOLINTNEXTLINE(modernize-loop-convert)
         for (std::size_t i = 0; i < mine.ready.size(); ++i) mine.ready[i].resume();
         mine.ready.clear();
         mine.open = false;
