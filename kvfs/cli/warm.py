@@ -222,7 +222,11 @@ def _serve(file: File, action: Action, progress: Callable[[int], None]) -> Outco
         if action is Action.EVICT:
             page_cache.drop(fd)
         if report is not None and report.warmth is Warmth.WARM:
-            progress(file.size)
+            if action is Action.WARM and not report.passthrough:
+                # who reads with O_DIRECT gets it out of the tier, who reads buffered out of the page cache
+                _fill(file, size, progress)
+            else:
+                progress(file.size)
             # an evicted page goes when this descriptor, its last user, does
             return Outcome(size, 0 if action is Action.EVICT else report.warm_bytes)
         if action is Action.WARM:
