@@ -38,7 +38,9 @@ def drill() -> Path:
     return built / "store_drill"
 
 
-@pytest.mark.parametrize("scenario", ["allocations", "crash", "exhaustion", "model", "prefetch", "read-ahead", "writers"])
+@pytest.mark.parametrize(
+    "scenario", ["allocations", "crash", "exhaustion", "model", "prefetch", "read-ahead", "writers"]
+)
 def test_many_threads(drill: Path, tmp_path: Path, scenario: str) -> None:
     command = [drill, scenario, tmp_path / "store.kvfs"]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False)
