@@ -81,6 +81,7 @@ private:
     void take_completions();
     void taken(UringEntry& entry, int result);
     void commit(UringEntry& entry);
+    void post(UringEntry& entry);
     void close();
     void listen_for_wakeups();
     void wake();
@@ -104,6 +105,7 @@ private:
 
     alignas(64) std::atomic<UringEntry*> posted_{nullptr};
     std::atomic<bool> asleep_{false};
+    std::atomic<unsigned> answering_{0};  // threads that are in answer(), this one's own apart
     std::atomic<bool> stop_{false};
     alignas(64) LoopCounters counters_;
 };
