@@ -1,52 +1,58 @@
 """Without privileges there is no tmpfs of one's own and no passthrough: memfds then, and otherwise the same."""
 
+import json
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from client import BLOCK, MIB, ROOT, Client, make_volume
-from support.direct import direct_read
-from support.process import NOBODY, in_child
-from warming import noise, staged
-
-from kvfs._native import WarmTier
+from client import MIB, make_volume
+from place import Place
+from support.process import NOBODY
 
 pytestmark = pytest.mark.root
 
+_SCRIPT = """
+import json, os, sys
+from client import BLOCK, MIB, ROOT, Client
+from kvfs._native import WarmTier
+from pathlib import Path
+from support.direct import direct_read
+from warming import noise, staged
+
+client = Client(Path(sys.argv[1]))
+tier = WarmTier(client.store, 16 * MIB)
+data = noise("page", 3 * MIB + 5)
+ino = client.create(ROOT, b"page", data)
+page = staged(tier, ino)
+assert bytes(page) == data
+assert tier.opened(ino) is None
+fd = os.open(f"/proc/self/fd/{page.fd}", os.O_RDONLY | os.O_DIRECT)
+assert direct_read(fd, 2 * BLOCK, MIB) == data[MIB : MIB + 2 * BLOCK]
+print(json.dumps(tier.statistics()))
+tier.close()
+client.close()
+"""
+
 
 @pytest.fixture
-def volume() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="kvfs-warm-"))
-    directory.chmod(0o755)
-    volume = make_volume(directory / "store.kvfs")
-    os.chown(volume, NOBODY, NOBODY)
-    yield volume
-    shutil.rmtree(directory)
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    shutil.rmtree(place.root)
 
 
-def test_memfds(volume: Path) -> None:
-    data = noise("page", 3 * MIB + 5)
-
-    def as_nobody() -> dict[str, Any]:
-        client = Client(volume)
-        tier = WarmTier(client.store, 16 * MIB)
-        ino = client.create(ROOT, b"page", data)
-        page = staged(tier, ino)
-        assert bytes(page) == data
-        assert tier.opened(ino) is None
-        fd = os.open(f"/proc/self/fd/{page.fd}", os.O_RDONLY | os.O_DIRECT)
-        assert direct_read(fd, 2 * BLOCK, MIB) == data[MIB : MIB + 2 * BLOCK]
-        os.close(fd)
-        statistics = tier.statistics()
-        tier.close()
-        client.close()
-        return statistics
-
-    statistics = in_child(as_nobody, uid=NOBODY)
+def test_memfds(place: Place) -> None:
+    """In a program of its own: native threads and a fork do not go together."""
+    make_volume(place.store, 64 * MIB)
+    os.chown(place.store, NOBODY, NOBODY)
+    tests = Path(__file__).parents[1]
+    helpers = os.pathsep.join(map(str, (tests, tests / "t1_store", tests / "t5_warm")))
+    done = place.run(sys.executable, "-c", _SCRIPT, place.store, nobody=True, environment={"PYTHONPATH": helpers})
+    assert (done.status, done.error) == (0, "")
+    statistics = json.loads(done.output)
     assert statistics["memory"] == "memfd"
     assert statistics["pages"] == 1
     assert statistics["passthrough"] == 0
