@@ -91,8 +91,10 @@ void CloneLoop::CloneRequest::arguments_done() {
 
 void CloneLoop::CloneRequest::release() {
     arguments_done();
-    loop_.counters_.in_hand.fetch_sub(1, std::memory_order_relaxed);
+    CloneLoop& loop = loop_;  // this request may be used again once it is given back
     worker_.give_back(*this);
+    // last, and release: whoever then finds nothing in hand may destroy the loop
+    loop.counters_.in_hand.fetch_sub(1, std::memory_order_release);
 }
 
 ssize_t CloneLoop::CloneRequest::write(int error, std::span<const iovec> parts) const {

@@ -8,7 +8,8 @@
 # shellcheck disable=SC2034  # tools/test asks
 SANITIZERS=(address thread)
 # what drives the native part hardest for its time; what measures memory would measure the sanitizer's
-SANITIZED_TESTS=(tests/t0_format tests/t1_store)
+SANITIZED_TESTS=(tests/t0_format tests/t1_store tests/t5_splitter tests/t5_warm tests/t3_fs/test_concurrent.py
+    tests/t3_fs/test_direct_io.py tests/t3_fs/test_mmap.py tests/t3_fs/test_ranges.py tests/t3_fs/test_stress.py)
 SANITIZED_MARKERS="not ci and not memory"
 
 # Build for KIND and run its tests, or what pytest's arguments choose: sanitize KIND [ARGUMENT...]
