@@ -8,6 +8,7 @@ needs only ``opened`` and ``closed``, to keep its own table of handles, and the 
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -69,6 +70,7 @@ class EngineDataPath:
         self._write = engine.write
         self._touch_atime = engine.store.touch_atime
         self._getattr = engine.store.getattr
+        self._map_writers: Counter[int] = Counter()  # by inode: handles that may write by a shared mapping
 
     def opened(self, fh: int, file: OpenFile) -> FileInfo:
         """How the kernel caches.
@@ -80,16 +82,24 @@ class EngineDataPath:
         per byte falls to a third or less), and saves the GETXATTR for security.capability that comes before each
         cached write. It also narrows a hole: while a cached write extends a file, the kernel shows the size it
         gets from here but cuts reads off at the old one. What direct_io leaves undone is to take set-ID bits away at
-        a write, hence the exception.
+        a write, hence the exception. Another: while somebody can write by a shared mapping, a direct write would
+        go past a page that the mapping has just faulted in, and that page, written back later, would put old bytes
+        over it.
         """
+        if file.readable and file.writable:
+            self._map_writers[file.ino] += 1
         direct = _DIRECT_WRITES_INVALIDATE and not file.readable and not self._has_set_id(file.ino)
+        direct = direct and file.ino not in self._map_writers
         return FileInfo(fh=fh, direct_io=direct, keep_cache=True)
 
     def _has_set_id(self, ino: int) -> bool:
         return self._getattr(ino)[2] & (stat.S_ISUID | stat.S_ISGID) != 0
 
     def closed(self, fh: int, file: OpenFile) -> None:
-        pass
+        if file.readable and file.writable:
+            self._map_writers[file.ino] -= 1
+            if not self._map_writers[file.ino]:
+                del self._map_writers[file.ino]
 
     def read(self, file: OpenFile, offset: int, size: int) -> "Awaitable[Buffer]":
         if file.touches_atime:

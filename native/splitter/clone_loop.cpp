@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -182,6 +183,10 @@ void CloneLoop::work(Worker& worker) {
     int ended = 0;
     while (!stop_) {
         if (!worker.spare) worker.spare = buffers_.acquire_blocking();
+        // Clients that this answer woke run first where they share a CPU with us, and have their next requests waiting
+        // when we come to read: neither side sleeps and is woken for each request (a third less CPU time of both for
+        // 4 KiB reads from memory). Nobody else to run: it costs next to nothing.
+        sched_yield();
         const ssize_t size = ::read(worker.fd, worker.spare.data() + kMessageAt, worker.spare.size() - kMessageAt);
         if (size < 0) {
             // ENOENT: the request was taken back while it was being read

@@ -56,7 +56,11 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
         }
     }
     OpenOut out{};
-    choose_mode(handle, page, created, out);
+    // Who reads a warm page by O_DIRECT gains nothing by having parts of a read in flight at once, which the kernel
+    // does at some cost for each request. For a cold one, whose parts come from the device, that is what makes it fast.
+    const bool one_by_one =
+        allows_mmap_ && (flags & O_DIRECT) != 0 && !handle.writable && tier_ != nullptr && tier_->find(ino) != nullptr;
+    choose_mode(handle, page, one_by_one, out);
     if (page != nullptr && handle.mode != OpenMode::kPassthrough) tier_->released(page);
     out.fh = handles_.add(handle);
     if (out.fh == 0) {
@@ -83,10 +87,11 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
 // every open of it to name the same backing file; with FOPEN_DIRECT_IO beside it reads and writes still come here,
 // only mappings do not. The warm page is kept in step with those writes, and the store with what such mappings write
 // (warm/mapped.cpp).
-// Direct for who only writes, and for who made the file: pages written once must not push others out of the page
-// cache. It needs FUSE_DIRECT_IO_ALLOW_MMAP for shared mappings of such a descriptor. What direct I/O leaves undone is
-// to take set-ID bits away at a write, so that is ours: see clear_set_id().
-void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool created, OpenOut& out) {
+// Direct for who only writes: pages written once must not push others out of the page cache. Not while somebody can
+// write by a shared mapping: a direct write goes past a page that a mapping has just faulted in, and that page, written
+// back later, would put old bytes over it. Hence never for O_RDWR, also of who has just made the file. What direct I/O
+// leaves undone is to take set-ID bits away at a write, so that is ours: see clear_set_id().
+void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool one_by_one, OpenOut& out) {
     const std::lock_guard guard(opens_mutex_);
     Opens& opens = opens_[handle.ino];
     if (handle.writable) ++opens.writers;
@@ -111,7 +116,7 @@ void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool creat
         if (handle.readable) ++opens.mappable;
         out.open_flags = FOPEN_KEEP_CACHE;
     }
-    if (!handle.readable || handle.by_passthrough || (created && allows_mmap_)) {
+    if (handle.by_passthrough || one_by_one || (!handle.readable && opens.map_writers == 0)) {
         handle.mode = OpenMode::kDirect;
         out.open_flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
     }

@@ -83,7 +83,7 @@ uring::Detached Splitter::rename_later(RequestHandle request, std::uint64_t pare
 void Splitter::create(RequestHandle request) {
     const auto* in = request->in<fuse_create_in>();
     const std::string_view name = in == nullptr ? std::string_view{} : name_in(request->rest(sizeof *in));
-    if (name.empty()) return malformed(std::move(request));
+    if (in == nullptr || name.empty()) return malformed(std::move(request));
     const fuse_in_header& header = request->header();
     store::Attributes parent{};
     int rc = store_->getattr(header.nodeid, parent);

@@ -112,7 +112,7 @@ private:
     void open(RequestHandle request);
     uring::Detached open_later(RequestHandle request, std::uint64_t ino, std::uint32_t flags, bool created,
                                store::Attributes attributes);
-    void choose_mode(Handle& handle, const warm::PagePtr& page, bool created, OpenOut& out);
+    void choose_mode(Handle& handle, const warm::PagePtr& page, bool one_by_one, OpenOut& out);
     bool has_writer(std::uint64_t ino);
     bool has_map_writer(std::uint64_t ino);
     void forget_open(const Handle& handle);

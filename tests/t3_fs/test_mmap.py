@@ -141,6 +141,32 @@ def test_shared_mapping_of_two_processes(tree: Path) -> None:
     assert read_file(tree / "file") == bytes(range(1, workers + 1)) * 8192
 
 
+def test_writes_beside_a_mapping_of_the_same_pages(tree: Path) -> None:
+    """Neither takes the other's bytes back, also where the page is faulted in while its other part is written."""
+    pages = 1024
+    for number in range(8):
+        with opened(tree / f"file{number}", os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+            os.ftruncate(fd, pages * 4096)
+            with mapped(fd, protection=READ | WRITE) as view:
+
+                def write(fd: int = fd) -> None:
+                    for page in range(pages):
+                        write_all(fd, b"written!", page * 4096)
+
+                def store(view: mmap.mmap = view) -> None:
+                    for page in range(pages):
+                        view[page * 4096 + 2048 : page * 4096 + 2056] = b"mapped!!"
+
+                all_at_once([write, store])
+        data = read_file(tree / f"file{number}")
+        expected = (b"written!" + bytes(2040) + b"mapped!!" + bytes(2040)) * pages
+        assert data == expected, f"file {number}: first difference in page {first_difference(data, expected) // 4096}"
+
+
+def first_difference(one: bytes, other: bytes) -> int:
+    return next(index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+
+
 def test_mapping_keeps_an_unlinked_file(tree: Path) -> None:
     data = pattern(SIZE)
     write_file(tree / "file", data)
