@@ -77,7 +77,8 @@ sanitized_command() {
     # libstdc++ comes along because a runtime that starts before it does not find the functions that it wraps.
     # malloc for Python's own objects: in arenas of pymalloc a leak checker would miss what they point to.
     printf '%s\n' env "LD_PRELOAD=$(g++ -print-file-name="$runtime") $(g++ -print-file-name=libstdc++.so)" \
-        PYTHONMALLOC=malloc UBSAN_OPTIONS="print_stacktrace=1:log_path=$place/reports/r" \
+        PYTHONMALLOC=malloc "LSAN_OPTIONS=suppressions=$ROOT/tools/lib/leaks.supp:print_suppressions=0" \
+        UBSAN_OPTIONS="print_stacktrace=1:log_path=$place/reports/r" \
         "$name=$options:log_path=$place/reports/r" "$place/env/bin/python"
 }
 
