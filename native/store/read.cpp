@@ -290,6 +290,7 @@ Async<std::int64_t> Store::read_into(std::uint64_t number, std::uint64_t offset,
                                      uring::Priority priority) {
     if (offset % kBlock != 0 || out.size() % kBlock != 0 || reinterpret_cast<std::uintptr_t>(out.data()) % kBlock != 0)
         co_return -EINVAL;
+    if (out.empty()) co_return 0;
     const auto ino = static_cast<InodeNumber>(number);
     Plan plan;
     std::uint64_t end = 0;

@@ -9,6 +9,7 @@
 SANITIZERS=(address thread)
 # what drives the native part hardest for its time; what measures memory would measure the sanitizer's
 SANITIZED_TESTS=(tests/t0_format tests/t1_store tests/t5_splitter tests/t5_warm tests/t3_fs/test_concurrent.py
+    --ignore=tests/t5_warm/test_command.py # mounts and commands by the dozen, each slow to start; little native that is new
     tests/t3_fs/test_direct_io.py tests/t3_fs/test_mmap.py tests/t3_fs/test_ranges.py tests/t3_fs/test_stress.py)
 SANITIZED_MARKERS="not ci and not memory"
 
