@@ -7,6 +7,7 @@ The daemon's process id is found as the process that has the store open: that ne
 and is right also when the daemon is what is broken.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,17 @@ _PROBLEM = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b|Sanitizer|termina
 def data_path() -> str:
     """Of the mounts that tests make."""
     return os.environ.get("KVFS_DATA_PATH", "native")
+
+
+@contextmanager
+def page_cache_lock(*, shared: bool) -> Iterator[None]:
+    """The page cache is the machine's, and ``tools/test`` runs tests side by side.
+
+    Who counts on what is in it shares this lock, who drops all of it has it alone.
+    """
+    with open(Path(tempfile.gettempdir()) / f"kvfs-tests-page-cache-{os.getuid()}.lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
 
 
 class CommandError(AssertionError):
@@ -88,7 +102,8 @@ class TestMount:
     def drop_caches(self) -> None:
         """Write back, then forget the kernel's pages, names and inodes (root only)."""
         os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        with page_cache_lock(shared=False):
+            Path("/proc/sys/vm/drop_caches").write_text("3")
 
     def remount(self, drop_caches: bool = False) -> None:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.direct import direct_read
-from support.mount import COMMAND_TIMEOUT, KvfsMount, close_test_mount, live_mounts, wait_for
+from support.mount import COMMAND_TIMEOUT, KvfsMount, close_test_mount, live_mounts, page_cache_lock, wait_for
 from warming import noise
 
 from kvfs.cli.probes import fuse
@@ -65,6 +65,12 @@ def mount(request: pytest.FixtureRequest) -> Iterator[KvfsMount]:
         mount.fsck()
     finally:
         close_test_mount(mount)
+
+
+@pytest.fixture(autouse=True)
+def _page_cache_stays() -> Iterator[None]:
+    with page_cache_lock(shared=True):
+        yield
 
 
 @pytest.fixture
