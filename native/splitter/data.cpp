@@ -91,10 +91,12 @@ uring::Detached Splitter::write_later(RequestHandle request, uring::Buffer buffe
         n = co_await store_->write(ino, in.offset, data);
     }
     if (const int rc = co_await keep_in_step(ino, in.offset, in.size); rc != 0 && n >= 0) n = rc;
-    if (n < 0) {
-        fail(std::move(request), static_cast<int>(n));
-        co_return;
-    }
+    reply_written(std::move(request), n);
+}
+
+// Of WRITE and COPY_FILE_RANGE: bytes, or a negative errno.
+void Splitter::reply_written(RequestHandle request, std::int64_t n) {
+    if (n < 0) return fail(std::move(request), static_cast<int>(n));
     fuse_write_out out{};
     out.size = static_cast<std::uint32_t>(n);
     request.reply_with(out);

@@ -249,13 +249,7 @@ uring::Detached Splitter::copy_later(RequestHandle request, std::uint64_t from, 
     if (n > 0) {
         if (const int rc = co_await keep_in_step(to, in.off_out, static_cast<std::uint64_t>(n)); rc != 0) n = rc;
     }
-    if (n < 0) {
-        fail(std::move(request), static_cast<int>(n));
-        co_return;
-    }
-    fuse_write_out out{};
-    out.size = static_cast<std::uint32_t>(n);
-    request.reply_with(out);
+    reply_written(std::move(request), n);
 }
 
 void Splitter::ioctl(RequestHandle request) {

@@ -13,6 +13,12 @@
 #include "splitter/request.hpp"
 
 namespace kvfs::splitter {
+namespace {
+
+// 12, the kernel's default, are few: read-ahead and asynchronous direct I/O are background requests.
+constexpr std::uint16_t kBackground = 256;
+
+}  // namespace
 
 Hello read_init(int fuse_fd) {
     // The kernel refuses buffers that a WRITE would not fit into.
@@ -46,6 +52,21 @@ void answer_init(int fuse_fd, const Hello& hello, const InitOut& answer) {
     if (::writev(fuse_fd, parts, 2) < 0) {
         throw std::system_error(errno, std::generic_category(), "answering INIT to /dev/fuse");
     }
+}
+
+InitOut answer_to(const Hello& hello, std::uint64_t flags) {
+    InitOut out{};
+    out.major = FUSE_KERNEL_VERSION;
+    out.minor = std::min<std::uint32_t>(hello.init.minor, 45);
+    out.max_readahead = hello.init.max_readahead;
+    out.flags = static_cast<std::uint32_t>(flags);
+    out.flags2 = static_cast<std::uint32_t>(flags >> 32);
+    out.max_background = kBackground;
+    out.congestion_threshold = kBackground / 4 * 3;  // the kernel's own ratio
+    out.max_write = kMaxWrite;
+    out.max_pages = kMaxPages;
+    out.time_gran = 1;
+    return out;
 }
 
 }  // namespace kvfs::splitter

@@ -22,4 +22,7 @@ struct Hello {
 Hello read_init(int fuse_fd);
 void answer_init(int fuse_fd, const Hello& hello, const InitOut& answer);
 
+// The answer to `hello` with these flags: all that kvfs says to every kernel.
+InitOut answer_to(const Hello& hello, std::uint64_t flags);
+
 }  // namespace kvfs::splitter

@@ -8,10 +8,6 @@
 namespace kvfs::splitter {
 namespace {
 
-// 12, the kernel's default, are few: read-ahead and asynchronous direct I/O are background requests.
-constexpr std::uint16_t kBackground = 256;
-constexpr std::uint16_t kCongestedAt = kBackground / 4 * 3;  // the kernel's own ratio
-
 // READDIRPLUS always: pyfuse3 has no plain READDIR. EXPLICIT_INVAL_DATA: data changes through this kernel only, so a
 // new mtime is no reason to drop its pages. No killpriv flags: the kernel then clears set-ID bits itself, by SETATTR.
 // No writeback cache: it would own sizes and times, and a close would no longer say ENOSPC.
@@ -25,17 +21,7 @@ InitOut Splitter::negotiate(const Hello& hello, std::uint64_t of_loop) {
     std::uint64_t wanted = kWanted;
     if (options_.passthrough && options_.warm_bytes != 0 && geteuid() == 0) wanted |= kInitPassthrough;
     const std::uint64_t agreed = (hello.offered() & wanted) | of_loop;
-    InitOut out{};
-    out.major = FUSE_KERNEL_VERSION;
-    out.minor = std::min<std::uint32_t>(hello.init.minor, 45);
-    out.max_readahead = hello.init.max_readahead;
-    out.flags = static_cast<std::uint32_t>(agreed);
-    out.flags2 = static_cast<std::uint32_t>(agreed >> 32);
-    out.max_background = kBackground;
-    out.congestion_threshold = kCongestedAt;
-    out.max_write = kMaxWrite;
-    out.max_pages = kMaxPages;
-    out.time_gran = 1;
+    InitOut out = answer_to(hello, agreed);
     if ((agreed & kInitPassthrough) != 0) out.max_stack_depth = 1;
     passthrough_ = (agreed & kInitPassthrough) != 0;
     allows_mmap_ = (agreed & kInitDirectIoAllowMmap) != 0;

@@ -135,6 +135,7 @@ private:
     uring::Detached read_in_place(RequestHandle request, std::uint64_t ino, std::uint64_t offset, std::uint32_t size);
     void write(RequestHandle request);
     void clear_set_id(std::uint64_t ino);
+    void reply_written(RequestHandle request, std::int64_t n);
     uring::Detached write_later(RequestHandle request, uring::Buffer buffer, std::uint64_t ino, fuse_write_in in);
 
     uring::Async<int> keep_in_step(std::uint64_t ino, std::uint64_t offset, std::uint64_t length);

@@ -62,18 +62,7 @@ void Trial::start() {
     LoopChoice loops(wanted_, fuse_fd_, threads_, buffers_, *this, [](int, const std::string&) {});
     const Hello hello = read_init(fuse_fd_);
     const std::uint64_t agreed = (hello.offered() & kWanted) | loops.agree(hello.offered());
-    InitOut out{};
-    out.major = FUSE_KERNEL_VERSION;
-    out.minor = std::min<std::uint32_t>(hello.init.minor, 45);
-    out.max_readahead = hello.init.max_readahead;
-    out.flags = static_cast<std::uint32_t>(agreed);
-    out.flags2 = static_cast<std::uint32_t>(agreed >> 32);
-    out.max_background = 64;
-    out.congestion_threshold = 48;
-    out.max_write = kMaxWrite;
-    out.max_pages = kMaxPages;
-    out.time_gran = 1;
-    answer_init(fuse_fd_, hello, out);
+    answer_init(fuse_fd_, hello, answer_to(hello, agreed));
     loop_ = loops.start();
     kind_ = loop_->kind();
 }

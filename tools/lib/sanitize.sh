@@ -75,6 +75,7 @@ sanitized_command() {
     esac
     # With more random address bits than this TSan of g++ 13 and older finds no place for its shadow memory.
     if [[ $kind == thread ]] && (($(</proc/sys/vm/mmap_rnd_bits) > 28)); then printf '%s\n' setarch -R; fi
+    options+=:handle_sigbus=0 # a test provokes one on purpose
     # libstdc++ comes along because a runtime that starts before it does not find the functions that it wraps.
     # malloc for Python's own objects: in arenas of pymalloc a leak checker would miss what they point to.
     printf '%s\n' env "LD_PRELOAD=$(g++ -print-file-name="$runtime") $(g++ -print-file-name=libstdc++.so)" \
