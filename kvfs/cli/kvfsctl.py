@@ -99,6 +99,14 @@ def status(
 
 
 @app.command()
+def sync(mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)]) -> None:
+    """Make everything durable that was written to a mount and closed; sync(2) does not reach it."""
+    from kvfs.cli.admin import ask
+
+    ask(mountpoint, "sync")
+
+
+@app.command()
 def warm(
     paths: Annotated[
         list[Path],

@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Sequence
-from errno import EACCES, ENOENT, EPERM
+from errno import EACCES, EBADF, ENOENT, EPERM
 from typing import Final, Protocol
 
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
@@ -33,6 +33,9 @@ class VirtualHandle(Protocol):
     """One open of a virtual file."""
 
     async def read(self, offset: int, size: int) -> bytes: ...
+
+    async def write(self, data: bytes) -> int:
+        """One write(2) of at most a request's size, wherever it says it goes. OSError, FUSEError."""
 
 
 class VirtualFile(Protocol):
@@ -59,6 +62,9 @@ class Snapshot:
 
     async def read(self, offset: int, size: int) -> bytes:
         return self._content[offset : offset + size]
+
+    async def write(self, data: bytes) -> int:
+        raise FUSEError(EBADF)  # the kernel asks nobody to write what was opened for reading
 
 
 class ControlDirectory:
@@ -112,6 +118,12 @@ class ControlDirectory:
 
     def read(self, fh: int, offset: int, size: int) -> Awaitable[bytes]:
         return self._handles[fh].read(offset, size)
+
+    def write(self, fh: int, data: bytes) -> Awaitable[int]:
+        return self._handles[fh].write(data)
+
+    def is_writable(self, ino: int) -> bool:
+        return ino in self._inodes and self._inodes[ino].mode & 0o222 != 0
 
     def release(self, fh: int) -> None:
         del self._handles[fh]

@@ -36,6 +36,7 @@ import trio
 from kvfs import __version__
 from kvfs._native import Store
 from kvfs.errors import MountError, from_oserror, only_error
+from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
 from kvfs.fs.operations import FileSystem
@@ -123,12 +124,22 @@ def _file_system(engine: Engine, session: Session, options: MountOptions) -> Fil
     )
     components: dict[str, Callable[[], object]] = {"store": engine.store.statistics, "engine": engine.statistics}
     status = MountStatus(identity, components)
-    file_system = FileSystem(
-        engine, EngineDataPath(engine), ControlDirectory(status_files(status)), read_only=options.read_only
-    )
+    control = ControlDirectory((*status_files(status), _commands(engine)))
+    file_system = FileSystem(engine, EngineDataPath(engine), control, read_only=options.read_only)
     components["fs"] = lambda: session.whole(file_system.statistics())
     components.update(session.components)
     return file_system
+
+
+def _commands(engine: Engine) -> AdminFile:
+    """What ``kvfsctl`` asks of the mount."""
+    admin = AdminFile()
+
+    async def sync(_: Command) -> None:
+        await engine.sync()
+
+    admin.add("sync", Command, sync)
+    return admin
 
 
 async def _serve(engine: Engine, session: Session, mountpoint: Path, ready: Callable[[], None]) -> None:

@@ -225,6 +225,8 @@ class FileSystem(pyfuse3.Operations):
     ) -> EntryAttributes:
         # The kernel has checked permissions and, in *attr*, has already cleared set-ID bits that a chown or a
         # write takes away. "Now" arrives as a time, pyfuse3 has read the clock.
+        if fields.update_size and self._control.is_writable(inode):
+            return self._control.getattr(inode)  # O_TRUNC of a shell's redirection; there is nothing to cut off
         refuse_virtual(inode)
         if fields.update_size:
             await self._engine.truncate(inode, attr.st_size)
@@ -348,6 +350,8 @@ class FileSystem(pyfuse3.Operations):
 
     @waiting
     def write(self, fh: int, off: int, buf: bytes) -> Awaitable[int]:
+        if is_virtual(fh):
+            return self._control.write(fh, buf)
         return self._data.write(self._files[fh], off, buf)
 
     @waiting

@@ -66,8 +66,7 @@ void Splitter::rename(RequestHandle request) {
     const std::string_view new_name = name.empty() ? name : name_in(names.subspan(name.size() + 1));
     if (new_name.empty()) return malformed(std::move(request));
     const std::uint64_t parent = request->header().nodeid;
-    if (new_parent >= kFirstVirtual || (parent == FUSE_ROOT_ID && name == kControlName) ||
-        (new_parent == FUSE_ROOT_ID && new_name == kControlName)) {
+    if (new_parent >= kFirstVirtual || is_control_name(parent, name) || is_control_name(new_parent, new_name)) {
         return relay(std::move(request));
     }
     rename_later(std::move(request), parent, std::string(name), new_parent, std::string(new_name), flags);

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 
 #include <cstdint>
+#include <string_view>
 
 namespace kvfs::splitter {
 
@@ -46,7 +47,11 @@ inline constexpr std::uint32_t kMaxWrite = kMaxPages * kKernelPage;
 
 // Inode numbers and handles from here on are kvfs/fs/control.py's: the store hands none of these out.
 inline constexpr std::uint64_t kFirstVirtual = 0xFFFF'FFFF'FFFF'0000;
-inline constexpr const char* kControlName = ".kvfs";
+// More than this in one write to one of them is refused: it would not fit into the relay to Python.
+inline constexpr std::uint32_t kMaxVirtualWrite = 128U << 10;
+inline bool is_control_name(std::uint64_t parent, std::string_view name) {
+    return parent == FUSE_ROOT_ID && name == ".kvfs";
+}
 
 // How long the kernel may believe what it is told; the reasons are in kvfs/fs/attributes.py, which says the same.
 inline constexpr std::uint64_t kNameTimeout = 3600;  // s

@@ -13,14 +13,6 @@
 #include "splitter/loops.hpp"
 
 namespace kvfs::splitter {
-namespace {
-
-bool is_control_name(std::uint64_t parent, std::string_view name) {
-    return parent == FUSE_ROOT_ID && name == kControlName;
-}
-
-}  // namespace
-
 Splitter::Splitter(std::shared_ptr<store::Store> store, int fuse_fd, const Options& options)
     : store_(std::move(store)),
       fuse_fd_(fuse_fd),
@@ -95,6 +87,10 @@ void Splitter::handle(RequestHandle request) {
     if (is_virtual && opcode == FUSE_LSEEK) return fail(std::move(request), -EINVAL);
     if (is_virtual && (opcode == FUSE_FALLOCATE || opcode == FUSE_COPY_FILE_RANGE)) {
         return fail(std::move(request), -EOPNOTSUPP);
+    }
+    if (is_virtual && opcode == FUSE_WRITE) {
+        const auto* in = request->in<fuse_write_in>();
+        if (in != nullptr && in->size > kMaxVirtualWrite) return fail(std::move(request), -EINVAL);
     }
     if (is_virtual && opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT) {
         return relay(std::move(request));
