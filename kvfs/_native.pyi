@@ -311,3 +311,5 @@ class Splitter:
     def end_error(self) -> int:
         """0, or the negative errno that ended it."""
     def statistics(self) -> dict[str, Any]: ...
+    def warm_statistics(self) -> dict[str, Any]:
+        """Of the warm tier; empty where there is none."""

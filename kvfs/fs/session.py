@@ -164,14 +164,12 @@ class NativeSession:
             self._splitter.close()
 
     def _statistics(self) -> dict[str, Any]:
-        """Of the splitter; its warm tier is a component of its own."""
         assert self._splitter is not None
-        return {name: value for name, value in self._splitter.statistics().items() if name != "warm"}
+        return self._splitter.statistics()
 
     def _warm_statistics(self) -> dict[str, Any]:
         assert self._splitter is not None
-        warm: dict[str, Any] = self._splitter.statistics().get("warm", {})
-        return warm
+        return self._splitter.warm_statistics()
 
 
 class _MountOption(str):

@@ -70,7 +70,6 @@ nb::dict statistics(const Splitter& self) {
     negotiated["max_background"] = init.max_background;
     negotiated["passthrough"] = self.passthrough() ? 1 : 0;
     out["init"] = negotiated;
-    if (self.tier() != nullptr) out["warm"] = to_dict(self.tier()->statistics());
     return out;
 }
 
@@ -104,7 +103,10 @@ void bind_splitter(nb::module_& m) {
         .def("close", &Splitter::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("ended_fd", &Splitter::ended_fd)
         .def_prop_ro("end_error", &Splitter::end_error)
-        .def("statistics", &statistics);
+        .def("statistics", &statistics)
+        .def("warm_statistics", [](const Splitter& self) {
+            return self.tier() != nullptr ? to_dict(self.tier()->statistics()) : nb::dict();
+        });
     nb::class_<splitter::Trial>(m, "Trial")
         .def(
             "__init__",

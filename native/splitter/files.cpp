@@ -51,7 +51,7 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
         page = tier_->opened(ino);
         // A buffered reader of a cold page will want all of it: it goes straight into the memory that is served. An
         // O_DIRECT reader says that it keeps its own copy.
-        if (page == nullptr && (flags & O_DIRECT) == 0 && !has_writer(ino)) {
+        if (page == nullptr && (flags & O_DIRECT) == 0 && writers(ino).all == 0) {
             if (co_await tier_->stage(ino) != nullptr) page = tier_->opened(ino);
         }
     }
@@ -59,7 +59,7 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
     // Who reads a warm page by O_DIRECT gains nothing by having parts of a read in flight at once, which the kernel
     // does at some cost for each request. For a cold one, whose parts come from the device, that is what makes it fast.
     const bool one_by_one =
-        allows_mmap_ && (flags & O_DIRECT) != 0 && !handle.writable && tier_ != nullptr && tier_->find(ino) != nullptr;
+        allows_mmap_ && (flags & O_DIRECT) != 0 && !handle.writable && tier_ != nullptr && tier_->has(ino);
     choose_mode(handle, page, one_by_one, out);
     if (page != nullptr && handle.mode != OpenMode::kPassthrough) tier_->released(page);
     out.fh = handles_.add(handle);
@@ -94,9 +94,9 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
 void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool one_by_one, OpenOut& out) {
     const std::lock_guard guard(opens_mutex_);
     Opens& opens = opens_[handle.ino];
-    if (handle.writable) ++opens.writers;
-    if (handle.readable && handle.writable) ++opens.map_writers;
-    const bool first = page != nullptr && opens.passthrough == 0 && opens.mappable == 0 && opens.writers == 0;
+    if (handle.writable) ++opens.writers.all;
+    if (handle.readable && handle.writable) ++opens.writers.mapping;
+    const bool first = page != nullptr && opens.passthrough == 0 && opens.mappable == 0 && opens.writers.all == 0;
     if (first) opens.page = page;
     handle.by_passthrough = first || opens.passthrough > 0;
     if (handle.by_passthrough) {
@@ -116,23 +116,17 @@ void Splitter::choose_mode(Handle& handle, const warm::PagePtr& page, bool one_b
         if (handle.readable) ++opens.mappable;
         out.open_flags = FOPEN_KEEP_CACHE;
     }
-    if (handle.by_passthrough || one_by_one || (!handle.readable && opens.map_writers == 0)) {
+    if (handle.by_passthrough || one_by_one || (!handle.readable && opens.writers.mapping == 0)) {
         handle.mode = OpenMode::kDirect;
         out.open_flags |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
     }
     if (!handle.writable) out.open_flags |= FOPEN_NOFLUSH;  // its close has nothing to say
 }
 
-bool Splitter::has_writer(std::uint64_t ino) {
+Splitter::Writers Splitter::writers(std::uint64_t ino) {
     const std::lock_guard guard(opens_mutex_);
     const auto it = opens_.find(ino);
-    return it != opens_.end() && it->second.writers > 0;
-}
-
-bool Splitter::has_map_writer(std::uint64_t ino) {
-    const std::lock_guard guard(opens_mutex_);
-    const auto it = opens_.find(ino);
-    return it != opens_.end() && it->second.map_writers > 0;
+    return it != opens_.end() ? it->second.writers : Writers{};
 }
 
 void Splitter::forget_open(const Handle& handle) {
@@ -145,9 +139,9 @@ void Splitter::forget_open(const Handle& handle) {
         } else if (handle.readable) {
             --opens.mappable;
         }
-        if (handle.writable) --opens.writers;
-        if (handle.readable && handle.writable) --opens.map_writers;
-        if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers == 0) opens_.erase(it);
+        if (handle.writable) --opens.writers.all;
+        if (handle.readable && handle.writable) --opens.writers.mapping;
+        if (opens.mappable == 0 && opens.passthrough == 0 && opens.writers.all == 0) opens_.erase(it);
     }
     if (handle.by_passthrough) tier_->released(handle.page);
 }
@@ -213,7 +207,7 @@ void Splitter::lseek(RequestHandle request) {
 uring::Detached Splitter::lseek_later(RequestHandle request, std::uint64_t ino, fuse_lseek_in in) {
     request->arguments_done();
     std::int64_t found = co_await store_->seek(ino, in.offset, static_cast<int>(in.whence));
-    if ((found >= 0 || found == -ENXIO) && has_map_writer(ino)) {
+    if ((found >= 0 || found == -ENXIO) && writers(ino).mapping > 0) {
         store::Attributes attributes{};
         found = store_->getattr(ino, attributes);
         if (found == 0) {

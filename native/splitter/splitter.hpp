@@ -113,8 +113,11 @@ private:
     uring::Detached open_later(RequestHandle request, std::uint64_t ino, std::uint32_t flags, bool created,
                                store::Attributes attributes);
     void choose_mode(Handle& handle, const warm::PagePtr& page, bool one_by_one, OpenOut& out);
-    bool has_writer(std::uint64_t ino);
-    bool has_map_writer(std::uint64_t ino);
+    struct Writers {
+        std::uint32_t all = 0;
+        std::uint32_t mapping = 0;  // of these, who can write by mmap as well
+    };
+    Writers writers(std::uint64_t ino);
     void forget_open(const Handle& handle);
     void release(RequestHandle request);
     uring::Async<int> write_out(std::uint64_t ino, warm::PagePtr mapped, bool durable);
@@ -166,8 +169,7 @@ private:
     struct Opens {
         std::uint32_t mappable = 0;     // open for reading and not passthrough: cached, or may become so by mmap
         std::uint32_t passthrough = 0;  // with the backing file of `page`
-        std::uint32_t writers = 0;
-        std::uint32_t map_writers = 0;  // of these, who can write by mmap as well
+        Writers writers;
         warm::PagePtr page;
     };
     std::mutex opens_mutex_;

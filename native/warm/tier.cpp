@@ -91,6 +91,13 @@ PagePtr Tier::find(std::uint64_t ino) {
     return it->second.page;
 }
 
+bool Tier::has(std::uint64_t ino) {
+    Shard& place = shard(ino);
+    const std::lock_guard guard(place.mutex);
+    const auto it = place.slots.find(ino);
+    return it != place.slots.end() && it->second.page != nullptr && !it->second.page->is_resized_;
+}
+
 PagePtr Tier::opened(std::uint64_t ino) {
     if (!offers_passthrough()) return nullptr;
     Shard& place = shard(ino);
@@ -179,14 +186,9 @@ int Tier::warmth(std::uint64_t ino, Warmth& out, std::uint64_t& size) {
     store::Attributes attributes{};
     if (const int rc = store_.getattr(ino, attributes); rc != 0) return rc;
     size = attributes.size;
-    {
-        Shard& place = shard(ino);
-        const std::lock_guard guard(place.mutex);
-        const auto it = place.slots.find(ino);
-        if (it != place.slots.end() && it->second.page != nullptr && !it->second.page->is_resized_) {
-            out = Warmth::kWarm;
-            return 0;
-        }
+    if (has(ino)) {
+        out = Warmth::kWarm;
+        return 0;
     }
     if (!S_ISREG(attributes.mode)) {
         out = Warmth::kNotRegular;

@@ -87,6 +87,8 @@ public:
 
     // The file's content, or null. Cheap: called for every READ.
     PagePtr find(std::uint64_t ino);
+    // The same question by who is not going to read: no hit, no miss.
+    bool has(std::uint64_t ino);
     // Brings the file in. Joins a staging in flight. Null when it may not or does not fit (`error`, where given:
     // -EOPNOTSUPP, -ENOSPC), when the read fails (-EIO and what else the store says), or when the file changed
     // meanwhile (-ESTALE). `priority`: of its reads at the device; who joins a staging takes it as it is.
