@@ -20,10 +20,10 @@ constexpr auto kGranule = static_cast<std::uint32_t>(format::kGranuleBlocks);
 class Checker {
 public:
     Checker(const std::string& path, bool verify_data,
-            const std::function<void(std::uint64_t, std::uint64_t)>& progress)
+            const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap)
         : path_(path),
-          store_(path,
-                 Options{.read_only = true, .exclusive = false, .owner = {}, .buffer_bytes = 0, .cache_bytes = 0}),
+          tap_(tap),
+          store_(path, Options{.read_only = true, .exclusive = false, .owner = {}, .tap = tap}),
           verify_(verify_data),
           progress_(progress) {}
 
@@ -55,7 +55,7 @@ private:
     }
 
     void superblocks() {
-        Device device(path_, false);
+        Device device(path_, false, tap_);
         for (const auto& copy : device.read_superblocks()) {
             if (copy.check.fault == format::Fault::kValid) continue;
             problem("superblock", std::string("superblock ") + format::copy_name(copy.copy), copy.check.problem);
@@ -98,7 +98,7 @@ private:
             ++report_.segments_used;
             const std::string where = "segment " + std::to_string(id);
             format::SegmentHeader header{};
-            if (pread(store_.fd_, block.data(), format::kBlock, static_cast<off_t>(store_.device_offset(id, 0))) !=
+            if (store_.io_.read(block.data(), format::kBlock, store_.device_offset(id, 0)) !=
                 static_cast<ssize_t>(format::kBlock)) {
                 problem("io", where, std::string("its header cannot be read: ") + std::strerror(errno));
             } else {
@@ -145,8 +145,8 @@ private:
             const auto bytes = static_cast<ssize_t>(n * format::kBlock);
             const std::string where =
                 name_of(ino) + " block " + std::to_string(logical + at - std::min(at, extent.skip));
-            if (pread(store_.fd_, buffer.data(), static_cast<std::size_t>(bytes),
-                      static_cast<off_t>(store_.device_offset(extent.segment, extent.block + at))) != bytes) {
+            if (store_.io_.read(buffer.data(), static_cast<std::size_t>(bytes),
+                                store_.device_offset(extent.segment, extent.block + at)) != bytes) {
                 problem("io", where, std::string("cannot be read: ") + std::strerror(errno));
                 continue;
             }
@@ -163,6 +163,7 @@ private:
     }
 
     std::string path_;
+    uring::Tap* tap_;
     Store store_;
     bool verify_;
     const std::function<void(std::uint64_t, std::uint64_t)>& progress_;
@@ -172,8 +173,8 @@ private:
 };
 
 CheckReport check_volume(const std::string& path, bool verify_data,
-                         const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-    return Checker(path, verify_data, progress).run();
+                         const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap) {
+    return Checker(path, verify_data, progress, tap).run();
 }
 
 }  // namespace kvfs::store

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "uring/tap.hpp"
+
 namespace kvfs::store {
 
 struct CheckProblem {
@@ -22,8 +24,8 @@ struct CheckReport {
 };
 
 // Throws OpenError when the volume cannot be opened at all. `progress(done, total)` in bytes of file data; it may
-// throw.
+// throw. `tap` sees every request to the device.
 CheckReport check_volume(const std::string& path, bool verify_data,
-                         const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+                         const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap = nullptr);
 
 }  // namespace kvfs::store

@@ -4,11 +4,6 @@
 // Moving is copy-on-write like everything else: read and verify, write elsewhere, then, under the mutex and only if
 // the file still maps exactly those blocks, point it at the copy and log that. A file that changed meanwhile keeps its
 // change, and the copy is dead on arrival. The old place is reused once the log is durable (Segments::collect).
-#include <fcntl.h>
-#include <linux/falloc.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -175,10 +170,9 @@ bool Store::trim_one(std::unique_lock<std::mutex>& guard) {
     const auto id = segments_.start_trim();
     if (!id) return false;
     guard.unlock();
-    const std::uint64_t range[2] = {device_offset(*id, 0), sb_.segment_size};
-    const bool done = block_device_ ? ioctl(fd_, BLKDISCARD, range) == 0
-                                    : ::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                  static_cast<off_t>(range[0]), static_cast<off_t>(range[1])) == 0;
+    const std::uint64_t from = device_offset(*id, 0);
+    const int rc = block_device_ ? io_.discard(from, sb_.segment_size) : io_.punch(from, sb_.segment_size);
+    const bool done = rc == 0;
     guard.lock();
     segments_.finish_trim(*id);
     if (done) counters_.trimmed_segments.fetch_add(1, std::memory_order_relaxed);

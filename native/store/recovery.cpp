@@ -17,8 +17,8 @@ constexpr std::size_t kReadAhead = std::size_t{4} << 20;
 // A forward-moving window over one segment, read with few large requests.
 class SegmentReader {
 public:
-    SegmentReader(int fd, std::uint64_t base, std::uint64_t size)
-        : fd_(fd), base_(base), size_(size), buffer_(Buffer::heap(kReadAhead)) {}
+    SegmentReader(const uring::PlainIo& io, std::uint64_t base, std::uint64_t size)
+        : io_(io), base_(base), size_(size), buffer_(Buffer::heap(kReadAhead)) {}
 
     // At least `bytes` from `offset` on, fewer at the segment's end; empty on an I/O error.
     std::span<const std::byte> at(std::uint64_t offset, std::uint64_t bytes) {
@@ -31,8 +31,7 @@ public:
         length_ = 0;
         start_ = offset;
         while (length_ < wanted) {
-            const ssize_t got =
-                pread(fd_, buffer_.data() + length_, wanted - length_, static_cast<off_t>(base_ + offset + length_));
+            const ssize_t got = io_.read(buffer_.data() + length_, wanted - length_, base_ + offset + length_);
             if (got < 0 && errno == EINTR) continue;
             if (got <= 0) break;
             length_ += static_cast<std::uint64_t>(got);
@@ -41,7 +40,7 @@ public:
     }
 
 private:
-    int fd_;
+    const uring::PlainIo& io_;
     std::uint64_t base_;
     std::uint64_t size_;
     Buffer buffer_;
@@ -63,7 +62,7 @@ bool Recovery::replay(std::vector<SegmentId>& visited) {
         const auto id = static_cast<SegmentId>(position_.segment);
         if (std::find(visited.begin(), visited.end(), id) != visited.end()) break;  // a loop cannot be a log
         visited.push_back(id);
-        SegmentReader reader(store_.fd_, store_.device_offset(id, 0), store_.sb_.segment_size);
+        SegmentReader reader(store_.io_, store_.device_offset(id, 0), store_.sb_.segment_size);
         jump_ = false;
         while (!jump_ && !ended && position_.offset + format::kBlock <= store_.sb_.segment_size) {
             const format::FramePlace place{store_.sb_.uuid, position_.generation, position_.sequence, position_.offset};
@@ -300,10 +299,10 @@ void Recovery::take_over(const std::string& owner) {
     const LogPosition at = s.log_position_;
     format::write_frame({s.sb_.uuid, at.generation, at.sequence, at.offset}, writer.bytes(), writer.count(), 0,
                         {block.data(), format::kBlock});
-    const auto offset = static_cast<off_t>(s.device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
-    if (rc == 0 && pwrite(s.fd_, block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock))
+    const std::uint64_t offset = s.device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset;
+    if (rc == 0 && s.io_.write(block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock))
         rc = -errno;
-    if (rc == 0 && fdatasync(s.fd_) != 0) rc = -errno;
+    if (rc == 0 && s.io_.sync() != 0) rc = -errno;
     if (rc != 0) throw OpenError(-rc, std::string("cannot start a log: ") + std::strerror(-rc));
     s.log_position_ = {*fresh, generation, format::kBlock, at.sequence + 1};
     s.log_segments_.push_back(*fresh);

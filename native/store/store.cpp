@@ -39,7 +39,7 @@ std::int64_t Store::now_ns() {
 
 Store::Store(const std::string& path, const Options& options) {
     read_only_ = options.read_only || !options.exclusive;
-    Device device(path, !read_only_);
+    Device device(path, !read_only_, options.tap);
     device.lock(!read_only_);
     sb_ = device.choose_superblock();
     if (sb_.ro_compat != 0 && !read_only_) {
@@ -48,6 +48,7 @@ Store::Store(const std::string& path, const Options& options) {
     block_device_ = device.is_block_device();
     checksum_ = format::DataChecksum(sb_.uuid);
     fd_ = device.release();
+    io_ = uring::PlainIo(fd_, options.tap);
     try {
         segments_.configure(sb_.segment_count, sb_.segment_size / format::kBlock, sb_.epoch + 1);
         const auto started = std::chrono::steady_clock::now();
@@ -74,7 +75,7 @@ Store::Store(const std::string& path, const Options& options) {
         cache_ = std::make_unique<GranuleCache>(arena_->cut(cache * kGranuleBytes), kGranuleBytes);
         const unsigned rings =
             options.rings != 0 ? options.rings : std::clamp(std::thread::hardware_concurrency(), 1U, kMostRings);
-        rings_ = std::make_unique<uring::Rings>(fd_, rings, kRingDepth, arena_->memory());
+        rings_ = std::make_unique<uring::Rings>(fd_, options.tap, rings, kRingDepth, arena_->memory());
         if (read_only_) return;
         recovery.take_over(options.owner);
         owns_ = true;
@@ -132,11 +133,11 @@ int Store::write_superblock() {
         sb_.copy = copy;
         format::seal_superblock(sb_);
         std::memcpy(block.data(), &sb_, sizeof sb_);
-        const auto offset = static_cast<off_t>(format::superblock_offset(copy, sb_.size));
-        if (pwrite(fd_, block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
+        const std::uint64_t offset = format::superblock_offset(copy, sb_.size);
+        if (io_.write(block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
             return errno != 0 ? -errno : -EIO;
         }
-        if (fdatasync(fd_) != 0) return -errno;
+        if (io_.sync() != 0) return -errno;
     }
     return 0;
 }
@@ -144,8 +145,7 @@ int Store::write_superblock() {
 int Store::write_segment_header(SegmentId id, format::SegmentClass kind) {
     Buffer block = Buffer::heap(format::kBlock);
     fill_segment_header(id, kind, block.data());
-    const auto offset = static_cast<off_t>(device_offset(id, 0));
-    if (pwrite(fd_, block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
+    if (io_.write(block.data(), format::kBlock, device_offset(id, 0)) != static_cast<ssize_t>(format::kBlock)) {
         return errno != 0 ? -errno : -EIO;
     }
     return 0;

@@ -34,6 +34,7 @@
 #include "store/segments.hpp"
 #include "uring/async.hpp"
 #include "uring/buffers.hpp"
+#include "uring/plain.hpp"
 #include "uring/rings.hpp"
 
 namespace kvfs::store {
@@ -66,7 +67,8 @@ struct Options {
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
-    unsigned rings = 0;  // 0: by the number of cores
+    unsigned rings = 0;         // 0: by the number of cores
+    uring::Tap* tap = nullptr;  // sees every request to the device, outlives the store
 };
 
 // Verified bytes [offset, offset + size) of a buffer.
@@ -335,6 +337,7 @@ private:
                      std::optional<SegmentId>& lease, bool* busy);
 
     int fd_ = -1;
+    uring::PlainIo io_;  // on fd_
     bool block_device_ = false;
     std::atomic<bool> read_only_ = false;  // written under the mutex
     bool owns_ = false;

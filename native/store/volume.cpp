@@ -25,7 +25,7 @@ std::string errno_text(int error) { return std::strerror(error); }
 
 }  // namespace
 
-Device::Device(const std::string& path, bool writable) : path_(path) {
+Device::Device(const std::string& path, bool writable, uring::Tap* tap) : path_(path) {
     struct stat st {};
     if (stat(path.c_str(), &st) != 0) fail(errno, path + ": " + errno_text(errno));
     block_device_ = S_ISBLK(st.st_mode);
@@ -44,6 +44,7 @@ Device::Device(const std::string& path, bool writable) : path_(path) {
         fail(EBUSY, path + ": the kernel is using this device (mounted or part of another one)");
     }
     if (fd_ < 0) fail(errno, path + ": " + errno_text(errno));
+    io_ = uring::PlainIo(fd_, tap);
     if (block_device_) {
         if (ioctl(fd_, BLKGETSIZE64, &size_) != 0) {
             const int error = errno;
@@ -104,7 +105,7 @@ std::array<Device::Copy, 3> Device::read_superblocks() {
                                                        ", found the end of the device at " + std::to_string(size_)};
             continue;
         }
-        const ssize_t got = pread(fd_, block.data(), format::kBlock, static_cast<off_t>(copy.offset));
+        const ssize_t got = io_.read(block.data(), format::kBlock, copy.offset);
         if (got != static_cast<ssize_t>(format::kBlock)) {
             copy.check = {format::Fault::kCorrupt, "cannot be read: " + errno_text(got < 0 ? errno : EIO)};
             continue;
@@ -174,7 +175,7 @@ format::Superblock Device::choose_superblock() {
 }
 
 void Device::write(const void* data, std::size_t bytes, std::uint64_t offset) {
-    const ssize_t done = pwrite(fd_, data, bytes, static_cast<off_t>(offset));
+    const ssize_t done = io_.write(data, bytes, offset);
     if (done != static_cast<ssize_t>(bytes)) {
         const int error = done < 0 ? errno : EIO;
         fail(error, path_ + ": cannot write at byte " + std::to_string(offset) + ": " + errno_text(error));
@@ -182,11 +183,11 @@ void Device::write(const void* data, std::size_t bytes, std::uint64_t offset) {
 }
 
 void Device::sync() {
-    if (fdatasync(fd_) != 0) fail(errno, path_ + ": cannot flush: " + errno_text(errno));
+    if (io_.sync() != 0) fail(errno, path_ + ": cannot flush: " + errno_text(errno));
 }
 
 format::Superblock format_volume(const std::string& path, const FormatRequest& request) {
-    Device device(path, true);
+    Device device(path, true, request.tap);
     device.lock(true);
     format::Superblock sb{};
     if (request.size > device.size()) {

@@ -6,14 +6,15 @@
 #include <string>
 
 #include "format/superblock.hpp"
+#include "uring/plain.hpp"
 
 namespace kvfs::store {
 
 class Device {
 public:
     // O_DIRECT, and O_EXCL on a block device that is opened for writing (refused while the kernel has it mounted).
-    // Throws OpenError.
-    Device(const std::string& path, bool writable);
+    // `tap` may be null. Throws OpenError.
+    Device(const std::string& path, bool writable, uring::Tap* tap = nullptr);
     ~Device();
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
@@ -49,6 +50,7 @@ public:
 private:
     std::string path_;
     int fd_ = -1;
+    uring::PlainIo io_;
     std::uint64_t size_ = 0;
     bool block_device_ = false;
 };
@@ -58,6 +60,7 @@ struct FormatRequest {
     std::uint64_t segment_size = 0;
     std::string label;
     format::Uuid uuid{};  // all zero: random
+    uring::Tap* tap = nullptr;
 };
 
 // Writes an empty volume over whatever is there and returns its superblock. Throws OpenError.

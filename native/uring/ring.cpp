@@ -33,9 +33,9 @@ unsigned Ring::thread_number() {
     return number_of_thread;
 }
 
-Ring::Ring(int fd, unsigned depth, std::span<std::byte> registered, unsigned number, Load& demand,
+Ring::Ring(int fd, Tap* tap, unsigned depth, std::span<std::byte> registered, unsigned number, Load& demand,
            PrefetchLimits limits)
-    : fd_(fd), limits_(limits), demand_(demand) {
+    : fd_(fd), tap_(tap), limits_(limits), demand_(demand) {
     const int rc = io_uring_queue_init(depth, &ring_, 0);
     if (rc < 0) {
         throw std::system_error(
@@ -88,7 +88,27 @@ void Ring::wake_reaper() {
     enter();
 }
 
+// What a tap answers comes back the way a device's answers do: by the reaper, after the delay.
+bool Ring::ask_tap(io_uring_sqe* sqe, Op& op) {
+    const auto answer = tap_->before({op.kind, op.data, op.size, op.offset, &op});
+    op.answered = answer.has_value();
+    if (!answer) return false;
+    op.result = answer->result;
+    if (answer->delay.count() > 0) {
+        constexpr std::int64_t kSecond = 1'000'000'000;
+        auto& delay = delays_.emplace_back();
+        delay.tv_sec = answer->delay.count() / kSecond;
+        delay.tv_nsec = answer->delay.count() % kSecond;
+        io_uring_prep_timeout(sqe, &delay, 0, 0);
+    } else {
+        io_uring_prep_nop(sqe);
+    }
+    io_uring_sqe_set_data(sqe, &op);
+    return true;
+}
+
 void Ring::prepare(io_uring_sqe* sqe, Op& op) {
+    if (tap_ != nullptr && ask_tap(sqe, op)) return;
     const auto size = static_cast<unsigned>(op.size);
     int index = -1;
     for (std::size_t i = 0; i < registered_.size() && index < 0; ++i) {
@@ -163,6 +183,7 @@ void Ring::enter() {
         }
         if (rc < 0) std::this_thread::yield();
     }
+    delays_.clear();
 }
 
 // Once its last op is with the kernel, or in the line of prefetch and the mutex free, a batch may be gone.
@@ -190,11 +211,15 @@ void Ring::reap() {
         if (rc == -EINTR) continue;
         if (rc < 0) die("io_uring_wait_cqe", -rc);
         auto* op = static_cast<Op*>(io_uring_cqe_get_data(cqe));
-        const int result = cqe->res;
+        int result = cqe->res;
         io_uring_cqe_seen(&ring_, cqe);
         submissions_.load(std::memory_order_acquire);
         const Turn turn;
         if (op != nullptr) {
+            if (tap_ != nullptr) {
+                if (op->answered) result = op->result;
+                result = tap_->after({op->kind, op->data, op->size, op->offset, op}, result);
+            }
             finish(*op, result);
             continue;
         }

@@ -15,16 +15,17 @@
 #include <condition_variable>
 #include <coroutine>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <span>
 #include <thread>
 #include <vector>
 
 #include "uring/inline_vector.hpp"
+#include "uring/tap.hpp"
 
 namespace kvfs::uring {
 
-enum class OpKind : std::uint8_t { kRead, kWrite, kSync, kPunch };
 enum class Priority : std::uint8_t { kDemand, kPrefetch };
 
 class Batch;
@@ -32,7 +33,8 @@ class Batch;
 struct Op {
     OpKind kind = OpKind::kRead;
     Priority priority = Priority::kDemand;
-    int result = 0;  // 0 or -errno
+    bool answered = false;  // by a tap: `result` is what the device would have said
+    int result = 0;         // 0 or -errno
     std::byte* data = nullptr;
     std::size_t size = 0;
     std::uint64_t offset = 0;
@@ -54,9 +56,10 @@ public:
         unsigned alone, beside_demand;
     };
 
-    // `fd` stays the caller's, `demand` outlives this. `registered` may be empty. `number` tells the reaper's thread
-    // which of a device's rings is its own.
-    Ring(int fd, unsigned depth, std::span<std::byte> registered, unsigned number, Load& demand, PrefetchLimits limits);
+    // `fd` stays the caller's, `tap` (or null) and `demand` outlive this. `registered` may be empty. `number` tells the
+    // reaper's thread which of a device's rings is its own.
+    Ring(int fd, Tap* tap, unsigned depth, std::span<std::byte> registered, unsigned number, Load& demand,
+         PrefetchLimits limits);
     ~Ring();
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
@@ -79,6 +82,7 @@ private:
     void push_prefetch();  // as many as may go
     void enter();
     void prepare(io_uring_sqe* sqe, Op& op);
+    bool ask_tap(io_uring_sqe* sqe, Op& op);
     io_uring_sqe* entry();
     void reap();
     void wake_reaper();
@@ -86,6 +90,8 @@ private:
     void finish(Op& op, int result);
 
     int fd_;
+    Tap* tap_;
+    std::deque<__kernel_timespec> delays_;  // of answers that are not with the kernel yet, which copies them
     io_uring ring_{};
     std::vector<std::span<std::byte>> registered_;  // one per registered buffer
     RingCounters counters_;

@@ -12,12 +12,12 @@ constexpr unsigned kPrefetchBesideDemand = 4;
 
 }  // namespace
 
-Rings::Rings(int fd, unsigned count, unsigned depth, std::span<std::byte> registered) {
+Rings::Rings(int fd, Tap* tap, unsigned count, unsigned depth, std::span<std::byte> registered) {
     count = std::max(count, 1U);
     const Ring::PrefetchLimits limits{std::max(kPrefetchAlone / count, 1U),
                                       std::max(kPrefetchBesideDemand / count, 1U)};
     for (unsigned i = 0; i < count; ++i) {
-        rings_.push_back(std::make_unique<Ring>(fd, depth, registered, i, demand_, limits));
+        rings_.push_back(std::make_unique<Ring>(fd, tap, depth, registered, i, demand_, limits));
     }
 }
 

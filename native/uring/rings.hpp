@@ -12,7 +12,8 @@ namespace kvfs::uring {
 class Rings {
 public:
     // As many rings as `count` says (at least one). Throws std::system_error when io_uring cannot be used.
-    Rings(int fd, unsigned count, unsigned depth, std::span<std::byte> registered);
+    // `fd` and `tap`, which may be null, stay the caller's.
+    Rings(int fd, Tap* tap, unsigned count, unsigned depth, std::span<std::byte> registered);
     ~Rings();
     Rings(const Rings&) = delete;
     Rings& operator=(const Rings&) = delete;
