@@ -84,8 +84,8 @@ def test_without_a_store_there_is_an_embedded_one(place: Place) -> None:
     store = place.home / "data" / "kvfs" / "default.kvfs"
     assert kvfs_mount_at(place.mountpoint).source == str(store)
     status = store.stat()
-    # others write and remove meanwhile
-    assert 0 < status.st_size <= 0.5 * max(before, free())
+    # half of what is free; others write and remove meanwhile
+    assert 0 < status.st_size <= 0.51 * max(before, free())
     assert status.st_blocks * 512 < 64 << 20
     assert list((place.home / "state" / "kvfs").glob("*.log"))
     umount(place)
