@@ -313,3 +313,64 @@ class Splitter:
     def statistics(self) -> dict[str, Any]: ...
     def warm_statistics(self) -> dict[str, Any]:
         """Of the warm tier; empty where there is none."""
+
+def eviction_policies() -> list[str]:
+    """Names that :class:`EvictionPolicy` takes; the first is the store's own."""
+
+def simulated_policies() -> list[str]:
+    """Names that :class:`CacheSimulation` takes: those of :func:`eviction_policies`, and those that know the future."""
+
+@final
+class EvictionPolicy:
+    """One of the store's eviction policies by itself (native/policy/policy.hpp), for tests. Not thread safe.
+
+    ``id``: a small number, the object's while it is resident. ``key``: its name's, 64 well-mixed bits. ``space``: bytes
+    that its eviction gives back, ``length`` when ``None``. ValueError for an unknown name.
+    """
+
+    def __init__(self, name: str, capacity_bytes: int) -> None: ...
+    def admitted(
+        self, id: int, key: int, length: int, now_ns: int, *, client: int = 0, space: int | None = None
+    ) -> None: ...
+    def touched(self, id: int, now_ns: int, *, client: int = 0) -> None: ...
+    def missed(self, key: int, now_ns: int, *, client: int = 0) -> None: ...
+    def removed(self, id: int) -> None: ...
+    def victims(self, bytes_wanted: int, *, refused: set[int] = ..., among: set[int] | None = None) -> list[int]:
+        """Coldest first, evicted when this returns. ``refused`` may not go now; ``among``: only these are asked for."""
+
+    def statistics(self) -> dict[str, int]:
+        """resident, ghosts, ghost_hits, evicted, refused (objects), memory_bytes."""
+
+@final
+class CacheTrace:
+    """Requests for :class:`CacheSimulation`: in order of time, each an ordered list of block ids as runs."""
+
+    def __init__(self) -> None: ...
+    def add(self, now_ns: int, client: int, tail: float, runs: list[tuple[int, int]]) -> None:
+        """``tail``: how much of the last block is filled, in (0, 1]. ``runs``: (first id, length); ids should be dense.
+
+        ValueError when one of them cannot be.
+        """
+
+    @property
+    def requests(self) -> int: ...
+    @property
+    def blocks(self) -> int:
+        """Different ones: the footprint."""
+
+    @property
+    def references(self) -> int: ...
+
+@final
+class CacheSimulation:
+    """A cache of ``capacity_blocks`` under ``policy``, driven by ``trace`` (native/policy/simulation.hpp).
+
+    Its capacity is at least 1. ValueError for an unknown policy.
+    """
+
+    def __init__(self, trace: CacheTrace, policy: str, capacity_blocks: int) -> None: ...
+    def step(self, requests: int) -> bool:
+        """Run the next ``requests``, without the GIL; false when the trace has ended."""
+
+    def result(self) -> dict[str, int]:
+        """requests, references, prefix_hits, hits, most_resident (blocks), elapsed_ns, and the policy's statistics."""

@@ -87,6 +87,10 @@ class NotMounted(MountError):
     """No kvfs mount where one was expected."""
 
 
+class TraceError(KvfsError):
+    """A trace file is not what it is said to be."""
+
+
 # errno of the native calls (see _native.pyi) -> class, what to say when the system's own text is all there is, hint
 _ERRNO_MAP: dict[int, tuple[type[KvfsError], str, str]] = {
     errno.EBUSY: (VolumeInUse, "in use by another process", "unmount it first, or wait until it is done"),

@@ -19,6 +19,7 @@
 #include <unordered_map>
 
 #include "format/superblock.hpp"
+#include "module/policy.hpp"
 #include "module/splitter.hpp"
 #include "module/warm.hpp"
 #include "store/check.hpp"
@@ -654,6 +655,7 @@ NB_MODULE(_native, m) {
         .def("statistics", &PyStore::statistics)
         .def("close", &PyStore::close);
 
+    bind_policy(m);
     bind_splitter(m);
     bind_warm(m);
 }

@@ -38,12 +38,20 @@ public:
         list.cold = id;
         ++list.size;
     }
+    void insert_colder(List& list, ObjectId than, ObjectId id) {
+        const auto colder = links_[than].colder;
+        links_[id] = {.colder = colder, .hotter = than};
+        (colder == kNone ? list.cold : links_[colder].hotter) = id;
+        links_[than].colder = id;
+        ++list.size;
+    }
     void erase(List& list, ObjectId id) {
         const Link link = links_[id];
         (link.colder == kNone ? list.cold : links_[link.colder].hotter) = link.hotter;
         (link.hotter == kNone ? list.hot : links_[link.hotter].colder) = link.colder;
         --list.size;
     }
+    [[nodiscard]] ObjectId colder(ObjectId id) const { return links_[id].colder; }
     [[nodiscard]] ObjectId hotter(ObjectId id) const { return links_[id].hotter; }
     [[nodiscard]] std::size_t memory_bytes() const { return links_.capacity() * sizeof(Link); }
 

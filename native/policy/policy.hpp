@@ -73,6 +73,7 @@ public:
     virtual void admitted(ObjectId id, std::uint64_t length, const Access& access) = 0;
     // Of an id that is not resident: nothing happens.
     virtual void touched(ObjectId id, const Access& access) = 0;
+    // While the host still knows its key.
     virtual void removed(ObjectId id) = 0;
     virtual void missed(Key key, const Access& access) = 0;
 

@@ -1,0 +1,1 @@
+"""``kvfs-replay``: real traces of LLM serving, played against what kvfs is made of."""
