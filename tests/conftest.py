@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.mount import KvfsMount, TestMount, close_test_mount, live_mounts, make_test_mount
+from support.mount import TestMount, checked_mount, live_mounts
 
 _AFTER_TIMEOUT = 5.0  # s
 
@@ -35,16 +35,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="module")
 def kvfs_mount() -> Iterator[TestMount]:
     """One mount per test module. When the module is done its store is unmounted and has to pass fsck."""
-    mount = make_test_mount()
-    try:
+    with checked_mount() as mount:
         yield mount
-        if isinstance(mount, KvfsMount):
-            mount.ensure_alive()
-            mount.umount()
-            assert mount.take_log_problems() == []
-            mount.fsck()
-    finally:
-        close_test_mount(mount)
 
 
 @pytest.fixture

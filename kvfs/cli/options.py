@@ -9,13 +9,15 @@ from kvfs.errors import UsageError
 from kvfs.units import parse_size
 
 # flags of the kernel's own that libfuse passes on for any file system
-_KERNEL_FLAGS = {"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "sync", "dirsync"}
+_KERNEL_FLAGS = {"nosuid", "nodev", "noexec", "exec", "noatime", "sync", "dirsync"}
 # for mount(8), fstab's readers and systemd, or what kvfs does anyway (it always has default_permissions)
 _IGNORED = {
     *("defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group"),
     *("async", "atime", "relatime", "norelatime", "strictatime", "nostrictatime", "nodiratime", "diratime"),
     *("lazytime", "nolazytime", "default_permissions", "comment"),
 }
+# pages need neither, and what a tenant left in a store must not become a way to another's rights
+_NEVER = {"suid", "dev"}
 _FLAGS = {"ro", "rw", "allow_other", "noallow_other"}
 _VALUES = {"size", "log"}
 
@@ -46,6 +48,8 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> FstabOptions
             continue
         if name == "remount":
             raise UsageError("option remount is not supported", "unmount, then mount with the new options")
+        if name in _NEVER:
+            raise UsageError(f"mount option {name} is not supported", "kvfs mounts are always nosuid and nodev")
         if name in _VALUES:
             if not value:
                 raise UsageError(f"mount option {name} needs a value", f"write {name}=...")

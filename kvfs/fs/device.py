@@ -25,9 +25,7 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_SYNCHRONOUS, _MS_DIRSYNC, _MS
 _FLAGS = {
     "ro": (_MS_RDONLY, True),
     "nosuid": (_MS_NOSUID, True),
-    "suid": (_MS_NOSUID, False),
     "nodev": (_MS_NODEV, True),
-    "dev": (_MS_NODEV, False),
     "noexec": (_MS_NOEXEC, True),
     "exec": (_MS_NOEXEC, False),
     "sync": (_MS_SYNCHRONOUS, True),

@@ -55,7 +55,7 @@ import stat
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from errno import EINVAL, EOPNOTSUPP
+from errno import EINVAL, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -159,6 +159,8 @@ class FileSystem(pyfuse3.Operations):
     @immediate
     def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         refuse_virtual(parent_inode, name)
+        if _takes_set_uid(ctx, mode) and stat.S_ISREG(mode):
+            raise FUSEError(EPERM)
         return entry(self._store.mknod(parent_inode, name, *self._inherit(parent_inode, mode, ctx)))
 
     @immediate
@@ -228,6 +230,11 @@ class FileSystem(pyfuse3.Operations):
         if fields.update_size and self._control.is_writable(inode):
             return self._control.getattr(inode)  # O_TRUNC of a shell's redirection; there is nothing to cut off
         refuse_virtual(inode)
+        if fields.update_mode and _takes_set_uid(ctx, attr.st_mode):
+            _, _, mode, *_ = self._store.getattr(inode)
+            # one that is there may stay: the kernel sends the whole mode to take another bit away
+            if stat.S_ISREG(mode) and not mode & stat.S_ISUID:
+                raise FUSEError(EPERM)
         if fields.update_size:
             await self._engine.truncate(inode, attr.st_size)
         native_fields = 0
@@ -303,6 +310,11 @@ class FileSystem(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         refuse_virtual(parent_inode, name)
+        if _takes_set_uid(ctx, mode):
+            there = self._store.lookup(parent_inode, name)
+            if there is None:
+                raise FUSEError(EPERM)
+            self._store.forget(there[0], 1)  # a name that is there is only opened
         try:
             attr = self._store.create(parent_inode, name, *self._inherit(parent_inode, mode, ctx))
             flags &= ~os.O_TRUNC  # it is empty already
@@ -314,7 +326,7 @@ class FileSystem(pyfuse3.Operations):
             attr = existing
         ino = attr[0]
         try:
-            info = await self._open(ino, flags)
+            info = await self._open(ino, flags, ctx)
         except BaseException:
             self._store.forget(ino, 1)  # no entry is returned, so the kernel has no reference
             raise
@@ -322,14 +334,16 @@ class FileSystem(pyfuse3.Operations):
 
     @waiting
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        return self._control.open(inode, flags) if is_virtual(inode) else await self._open(inode, flags)
+        return self._control.open(inode, flags) if is_virtual(inode) else await self._open(inode, flags, ctx)
 
-    async def _open(self, ino: int, flags: int) -> FileInfo:
+    async def _open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = OpenFile.from_flags(ino, flags, self._read_only)
         truncate = bool(flags & os.O_TRUNC)  # with O_RDONLY too, as other file systems do
         self._store.open(ino, file.writable, truncate)
         try:
             if truncate:
+                if ctx.uid != 0:
+                    self._clear_set_id(ino)
                 await self._engine.truncate(ino, 0)
             if file.touches_atime:
                 self._store.touch_atime(ino)
@@ -340,6 +354,14 @@ class FileSystem(pyfuse3.Operations):
             raise
         self._files[fh] = file
         return info
+
+    def _clear_set_id(self, ino: int) -> None:
+        """For O_TRUNC by who is not privileged: the kernel leaves that to who takes the flag with OPEN."""
+        _, _, mode, *_ = self._store.getattr(ino)
+        gone = mode & stat.S_ISUID | (mode & stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        if gone:
+            self._store.setattr(ino, _native.SET_MODE, mode=mode & ~gone)
+            pyfuse3.invalidate_inode(ino, attr_only=True)
 
     @waiting
     def read(self, fh: int, off: int, size: int) -> "Awaitable[Buffer]":  # type: ignore[override]
@@ -442,3 +464,8 @@ class FileSystem(pyfuse3.Operations):
                     store.forget(ino, 1)
                     return
             batch = min(2 * batch, _LARGEST_BATCH)
+
+
+def _takes_set_uid(ctx: RequestContext, mode: int) -> bool:
+    """Would whoever asks make a program that runs with its owner's rights? Only root may; splitter.hpp says why."""
+    return ctx.uid != 0 and bool(mode & stat.S_ISUID)

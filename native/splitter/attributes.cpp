@@ -74,9 +74,19 @@ void Splitter::getattr(RequestHandle request) {
     reply_attributes(std::move(request), attributes);
 }
 
+bool takes_set_uid(std::uint32_t uid, std::uint32_t mode) { return uid != 0 && (mode & S_ISUID) != 0; }
+
 void Splitter::setattr(RequestHandle request) {
     const auto* in = request->in<fuse_setattr_in>();
     if (in == nullptr) return malformed(std::move(request));
+    const fuse_in_header& header = request->header();
+    if ((in->valid & FATTR_MODE) != 0 && takes_set_uid(header.uid, in->mode)) {
+        store::Attributes now{};
+        const int rc = store_->getattr(header.nodeid, now);
+        if (rc != 0) return fail(std::move(request), rc);
+        // one that is there may stay: the kernel sends the whole mode to take another bit away
+        if (S_ISREG(now.mode) && (now.mode & S_ISUID) == 0) return fail(std::move(request), -EPERM);
+    }
     if ((in->valid & FATTR_SIZE) != 0) {
         resize(std::move(request), *in);
     } else {

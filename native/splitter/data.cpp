@@ -65,7 +65,8 @@ void Splitter::write(RequestHandle request) {
     write_later(std::move(request), std::move(buffer), handle->ino, copy);
 }
 
-// Whoever is not privileged loses a file's set-ID bits by writing to it. The kernel sees to that in cached writes only.
+// Whoever is not privileged loses a file's set-ID bits by writing to it or emptying it. The kernel sees to that in
+// cached writes and truncate(2) only.
 // (uid 0 stands for CAP_FSETID, which a request does not tell.)
 void Splitter::clear_set_id(std::uint64_t ino) {
     store::Attributes attributes{};

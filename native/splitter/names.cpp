@@ -92,6 +92,13 @@ void Splitter::create(RequestHandle request) {
     store::Attributes attributes{};
     std::uint32_t flags = in->flags;
     bool created = true;
+    if (takes_set_uid(header.uid, in->mode)) {
+        // a name that is there is only opened
+        rc = store_->lookup(header.nodeid, name, attributes);
+        if (rc == -ENOENT) return fail(std::move(request), -EPERM);
+        if (rc != 0) return fail(std::move(request), rc);
+        store_->forget(attributes.ino, 1);
+    }
     rc = store_->make(header.nodeid, name, (in->mode & 07777U) | S_IFREG, owner, {}, true, attributes);
     if (rc == -EEXIST && (flags & O_EXCL) == 0) {
         // The kernel sends CREATE when it believes the name absent; without O_EXCL it is then to be opened.

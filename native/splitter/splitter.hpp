@@ -184,6 +184,9 @@ private:
 fuse_attr to_fuse(const store::Attributes& attributes);
 fuse_entry_out to_entry(const store::Attributes& attributes);
 std::uint64_t attributes_timeout(const store::Attributes& attributes);
+// Would whoever asks make a program of a file that runs with that file's owner's rights? Only root may: the mount is
+// nosuid, but the store may one day be reached by a path that is not.
+bool takes_set_uid(std::uint32_t uid, std::uint32_t mode);
 // The zero-terminated name at the start of `bytes`; empty (which no name is) when there is none.
 std::string_view name_in(Bytes bytes);
 

@@ -250,6 +250,21 @@ def close_test_mount(mount: TestMount) -> None:
     mount.close()
 
 
+@contextmanager
+def checked_mount(size: str = "2G", options: tuple[str, ...] = ()) -> Iterator[TestMount]:
+    """A test mount; a kvfs store has to pass fsck, and its daemon to have logged no problem, when it is done."""
+    mount = make_test_mount(size, options)
+    try:
+        yield mount
+        if isinstance(mount, KvfsMount):
+            mount.ensure_alive()
+            mount.umount()
+            assert mount.take_log_problems() == []
+            mount.fsck()
+    finally:
+        close_test_mount(mount)
+
+
 def _fresh_directory(parent: Path | None) -> Path:
     """Under a directory that other users may search, which pytest's tmp_path is not."""
     root = Path(tempfile.mkdtemp(prefix="kvfs-test-", dir=parent))

@@ -38,6 +38,8 @@ def test_the_later_option_wins() -> None:
         ("size=", "option size needs a value"),
         ("size=big", "expected a size, found 'big'"),
         ("remount,ro", "remount is not supported"),
+        ("suid", "option suid is not supported; kvfs mounts are always nosuid and nodev"),
+        ("rw,dev", "option dev is not supported"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:
