@@ -46,7 +46,10 @@ SuperblockCheck check_superblock(const Superblock& sb) {
                       sb.segment_size <= kMaxSegment && sb.first_segment == kFirstSegment &&
                       sb.segment_count >= kMinSegments && sb.segment_count < (1ULL << 32) && sb.size % kBlock == 0 &&
                       sb.first_segment + sb.segment_count * sb.segment_size <= sb.size - kBlock &&
-                      sb.log_segment < sb.segment_count && sb.owner_bytes <= kOwnerMax;
+                      sb.size >= kFirstSegment && sb.log_segment < sb.segment_count && sb.log_offset % kBlock == 0 &&
+                      sb.log_offset >= kBlock && sb.log_offset <= sb.segment_size &&
+                      (sb.checkpoint_segment < sb.segment_count || sb.checkpoint_segment == kNoSegment) &&
+                      sb.owner_bytes <= kOwnerMax;
     if (!sane) {
         return {Fault::kCorrupt, print("expected a possible geometry, found %llu segments of %llu bytes in %llu",
                                        ull{sb.segment_count}, ull{sb.segment_size}, ull{sb.size})};

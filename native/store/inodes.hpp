@@ -20,6 +20,7 @@ using InodeNumber = std::uint32_t;  // the on-disk field is 64 bits wide: namesp
 using NameId = std::uint32_t;
 
 inline constexpr InodeNumber kRoot = 1;
+inline constexpr std::uint32_t kLinkMax = 65000;  // as ext4
 
 enum InodeFlags : std::uint32_t {
     kInUse = 1,

@@ -11,7 +11,6 @@
 namespace kvfs::store {
 namespace {
 
-constexpr std::uint32_t kLinkMax = 65000;  // as ext4
 constexpr std::size_t kXattrNameMax = 255;
 constexpr std::size_t kXattrSizeMax = 65536;
 constexpr std::size_t kXattrsOfInode = 256 * 1024;

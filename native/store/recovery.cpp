@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "store/plausible.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
@@ -110,6 +111,8 @@ void Recovery::run() {
         }
     }
     attach_names();
+    drop_damaged();
+    drop_unreachable();
     drop_nameless();
     count_live();
     store_.segments_.rebuild_after_recovery();
@@ -121,6 +124,9 @@ void Recovery::run() {
 }
 
 void Recovery::inode(const format::InodeBody& body, std::span<const format::ExtentView> extents) {
+    if (!is_plausible_inode(body, store_.sb_)) {
+        return problem("inode " + std::to_string(body.ino) + ": number, type or size out of range");
+    }
     Inode* inode = store_.inodes_.claim(body.ino, body.mode);
     if (inode == nullptr) return problem("inode " + std::to_string(body.ino) + ": number out of range");
     inode->mode = static_cast<std::uint16_t>(body.mode);
@@ -133,16 +139,17 @@ void Recovery::inode(const format::InodeBody& body, std::span<const format::Exte
     inode->size = body.size;
     const auto kind = static_cast<format::MapKind>(body.map_kind);
     if (kind == format::MapKind::kNone) return;
+    if (kind == format::MapKind::kFull) damaged_.erase(static_cast<InodeNumber>(body.ino));
     store_.inodes_.carve(*inode, kind == format::MapKind::kFull ? 0 : body.keep_blocks, ~std::uint64_t{0});
     for (const auto& view : extents) {
         const format::ExtentBody& e = view.body;
-        if (e.segment == format::kHoleSegment) {
-            store_.inodes_.carve(*inode, e.logical, e.logical + e.blocks);
+        if (!is_plausible_extent(e, store_.sb_)) {
+            problem("inode " + std::to_string(body.ino) + ": an extent lies outside the volume");
+            damaged_.insert(static_cast<InodeNumber>(body.ino));  // a hole in its place would read as zeros
             continue;
         }
-        if (e.segment >= store_.sb_.segment_count ||
-            std::uint64_t{e.block} + e.run_blocks > store_.segments_.blocks()) {
-            problem("inode " + std::to_string(body.ino) + ": an extent lies outside the volume");
+        if (e.segment == format::kHoleSegment) {
+            store_.inodes_.carve(*inode, e.logical, e.logical + e.blocks);
             continue;
         }
         Extent extent;
@@ -159,10 +166,15 @@ void Recovery::inode(const format::InodeBody& body, std::span<const format::Exte
 }
 
 void Recovery::inode_delete(std::uint64_t ino) {
-    if (ino != kRoot && store_.inodes_.find(ino) != nullptr) store_.inodes_.release(static_cast<InodeNumber>(ino));
+    if (ino == kRoot || store_.inodes_.find(ino) == nullptr) return;
+    store_.inodes_.release(static_cast<InodeNumber>(ino));
+    damaged_.erase(static_cast<InodeNumber>(ino));
 }
 
 void Recovery::name_set(std::uint64_t parent, std::string_view name, std::uint64_t ino) {
+    if (!is_plausible_name(name) || !is_plausible_number(parent, store_.sb_) || !is_plausible_number(ino, store_.sb_)) {
+        return problem("a name in directory " + std::to_string(parent) + " cannot be one");
+    }
     const auto in = static_cast<InodeNumber>(parent);
     const NameId id = store_.names_.find(in, name);
     if (id != 0) {
@@ -173,6 +185,7 @@ void Recovery::name_set(std::uint64_t parent, std::string_view name, std::uint64
 }
 
 void Recovery::name_delete(std::uint64_t parent, std::string_view name) {
+    if (!is_plausible_number(parent, store_.sb_)) return;
     const NameId id = store_.names_.find(static_cast<InodeNumber>(parent), name);
     if (id != 0) store_.names_.erase(id);
 }
@@ -201,6 +214,9 @@ void Recovery::xattr_delete(std::uint64_t ino, std::string_view name) {
 void Recovery::symlink(std::uint64_t ino, std::string_view target) {
     Inode* inode = store_.inodes_.find(ino);
     if (inode == nullptr || !inode->is_symlink()) return;
+    if (!is_plausible_target(target)) {
+        return problem("inode " + std::to_string(ino) + ": its link leads to no path");
+    }
     delete inode->target;
     inode->target = new std::string(target);
     inode->size = target.size();
@@ -228,7 +244,7 @@ void Recovery::attach_names() {
         Inode* parent = store_.inodes_.find(name.parent);
         Inode* inode = store_.inodes_.find(name.ino);
         if (parent == nullptr || !parent->is_directory() || inode == nullptr || name.ino == kRoot ||
-            (inode->is_directory() && inode->nlink != 0)) {
+            (inode->is_directory() ? inode->nlink != 0 : inode->nlink >= kLinkMax)) {
             dangling.push_back(id);
             return;
         }
@@ -297,6 +313,12 @@ void Recovery::take_over(const std::string& owner) {
     writer.next(*fresh, generation);
     Buffer block = Buffer::heap(format::kBlock);
     const LogPosition at = s.log_position_;
+    if (at.segment >= s.sb_.segment_count || at.offset + format::kBlock > s.sb_.segment_size ||
+        s.segments_.at(static_cast<SegmentId>(at.segment)).live != 0) {
+        throw OpenError(EUCLEAN, "the log goes on in segment " + std::to_string(at.segment) + " at byte " +
+                                     std::to_string(at.offset) +
+                                     ": expected room that is the log's own; run kvfsctl fsck");
+    }
     format::write_frame({s.sb_.uuid, at.generation, at.sequence, at.offset}, writer.bytes(), writer.count(), 0,
                         {block.data(), format::kBlock});
     const std::uint64_t offset = s.device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset;

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "format/records.hpp"
+#include "store/inodes.hpp"
 #include "store/log.hpp"
 #include "store/segments.hpp"
 
@@ -41,6 +43,10 @@ private:
     // Reads frames from `position_` on until one is not valid; true when a frame had the end-of-checkpoint flag.
     bool replay(std::vector<SegmentId>& visited);
     void attach_names();
+    // unreachable.cpp
+    void drop_damaged();
+    void drop_unreachable();
+    void drop_name(NameId id);
     void drop_nameless();
     void count_live();
     void problem(std::string text);
@@ -50,6 +56,7 @@ private:
     bool jump_ = false;  // a NEXT record was seen in this frame
     LogPosition jump_to_;
     std::uint64_t frames_ = 0;
+    std::unordered_set<InodeNumber> damaged_;  // parts of their maps were left out
     std::vector<std::string> problems_;
     std::uint64_t problem_count_ = 0;
 };
