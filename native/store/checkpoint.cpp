@@ -108,10 +108,19 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
         records.commit();
         rc = write_frames(guard, records, true);
     }
+    // The pieces are of different instants, and only what the log says of the time between them makes one state of them
+    // (a rename may have come after the file that it moved was written here and before the one that it replaced). So
+    // all that they may know of is in the log before anybody can find them.
+    const std::uint64_t room = s.sb_.segment_size - s.log_position_.offset;
+    if (rc == 0 && s.log_.bytes() + 4 * format::kBlock > room && s.segments_.free_count() == 0) rc = -ENOSPC;
+    if (rc == 0) rc = s.write_pending(guard, false);
     if (rc == 0) {
+        const std::uint64_t written = s.lsn_written_;
+        s.data_unflushed_ = false;
         guard.unlock();
         rc = s.device_sync();
         guard.lock();
+        if (rc == 0) s.lsn_durable_ = std::max(s.lsn_durable_, written);
     }
     if (rc != 0) {
         for (const SegmentId id : segments_) s.segments_.release_metadata(id, 0);
