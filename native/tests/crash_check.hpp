@@ -1,0 +1,41 @@
+// One crash state recovered by the store, and what is wrong with it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/crash_client.hpp"
+
+namespace kvfs::crash {
+
+class Checker {
+public:
+    // `path`: a file of the device's size that nobody else uses; its content does not matter.
+    Checker(std::string path, const std::vector<History>& histories) : path_(std::move(path)), histories_(histories) {}
+
+    // Empty when all is well, else one violation. With `thorough`, also: fsck finds nothing, before the mount and after
+    // it, and the store takes a write, is opened again and has it.
+    std::string check(MemoryDevice& device, Time crash, bool thorough);
+
+    // Which state of each history the last check found.
+    [[nodiscard]] const std::vector<std::size_t>& found() const { return found_; }
+
+private:
+    std::string recovered(store::Store& store, Time crash);
+    std::string accepts_a_write(store::Store& store);
+    std::string fsck(MemoryDevice& device, bool crashed);
+    std::string read_file(store::Store& store, const store::Attributes& file, Digest& out);
+    std::string read_directory(store::Store& store, const std::string& name, Contents& out);
+    std::string compare(const History& history, const Contents& found, Time crash, std::size_t& state) const;
+
+    std::string path_;
+    const std::vector<History>& histories_;
+    std::vector<std::size_t> found_;
+    uring::Buffer memory_ = uring::Buffer::heap(kRead);
+    static constexpr std::size_t kRead = std::size_t{1} << 20;
+};
+
+// As a workload and the checker open stores: few buffers, one ring.
+store::Options small_store(MemoryDevice& device);
+
+}  // namespace kvfs::crash

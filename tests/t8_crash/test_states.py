@@ -1,0 +1,60 @@
+"""Every crash state keeps the promises: ``native/tests/crash_main.cpp`` records, builds states and recovers them.
+
+``crash_states`` stands in the native part's build directory; by hand, with other seeds and more states, it is called as
+the head of that file says.
+"""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.native import ENVIRONMENT, build_program
+
+WORKLOADS = ("pages", "pool", "names", "reuse", "cleaning", "checkpoint", "recovery")
+PATIENCE = 600  # s
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    return build_program("crash_states")
+
+
+def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize("states", [100, pytest.param(2800, marks=pytest.mark.ci)])
+def test_every_state_keeps_the_promises(program: Path, tmp_path: Path, states: int) -> None:
+    result = run(program, tmp_path, "--states", str(states))
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    checked = dict(re.findall(r"^(\w+) +(\d+) states", result.stdout, re.M))
+    assert tuple(checked) == WORKLOADS, result.stdout
+    # prefixes and random subsets of each; those of the workload with many names cost the most, so there are fewer
+    assert all(int(number) >= states for number in checked.values()), result.stdout
+    assert states < 2000 or sum(map(int, checked.values())) >= 20_000, result.stdout
+
+
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize("plant", ["no-flush", "no-data-flush", "no-last-flush"])
+def test_a_lie_is_found_and_shown_small(program: Path, tmp_path: Path, plant: str) -> None:
+    """Flushes that are answered and do nothing: all of them, those before a frame of the log, or those after it."""
+    result = run(program, tmp_path, "--workload", "pages", "--states", "600", "--plant", plant)
+    assert (result.returncode, result.stderr) == (1, ""), result.stdout
+    again = re.search(r"^Again: crash_states (.+)$", result.stdout, re.M)
+    assert "VIOLATION in workload pages" in result.stdout
+    assert again, result.stdout
+    repeated = run(program, *shlex.split(again[1]))
+    assert repeated.returncode == 1, f"the case that was found:\n{result.stdout}\nthe same again:\n{repeated.stdout}"
+    honest = run(program, *shlex.split(again[1].removesuffix(f" --plant {plant}")))
+    assert honest.returncode == 0, honest.stdout
+
+
+def test_what_is_wrong_with_a_call_is_said_in_one_line(program: Path, tmp_path: Path) -> None:
+    for arguments in ([], [tmp_path, "--seed"], [tmp_path, "--workload", "x"], [tmp_path, "--plant", "x"]):
+        result = run(program, *arguments)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
