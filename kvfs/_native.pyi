@@ -99,8 +99,11 @@ class Store:
         owner: str = "",
         buffer_bytes: int = 0,
         cache_bytes: int = 0,
+        sweep_after: float = 0.0,
     ) -> None:
-        """Open and recover. OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
+        """Open and recover; ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
+
+        OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
         EPROTONOSUPPORT (newer version), EROFS, ENOENT, EACCES, EIO; the message is one line with expected and found."""
 
     @property
@@ -152,10 +155,12 @@ class Store:
     def release(self, ino: int, write: bool) -> None: ...
     def opendir(self, ino: int) -> Directory: ...
     def touch_atime(self, ino: int) -> None: ...
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None: ...
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0, caller: int | None = None) -> None:
+        """``user.kvfs.*`` are settings: EINVAL, and a line in the log, for what says nothing, EPERM when ``caller``, a
+        user id, may not set it (None: whoever mounted). What is read back is the value in its normal form."""
     def getxattr(self, ino: int, name: bytes) -> bytes: ...
     def listxattr(self, ino: int) -> list[bytes]: ...
-    def removexattr(self, ino: int, name: bytes) -> None: ...
+    def removexattr(self, ino: int, name: bytes, caller: int | None = None) -> None: ...
     def statfs(self) -> dict[str, int]:
         """block_size, blocks, blocks_free, files, files_free, name_max."""
 
@@ -193,6 +198,17 @@ class Store:
         """Counters (keys that end in ``_total``) and gauges, nested by component; all values int, float or str."""
     def close(self) -> None:
         """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""
+
+def quotas(store: Store, recount: bool = False) -> list[dict[str, Any]]:
+    """Of each directory with a quota: path, inode, bytes and files below it, most_bytes, most_files (0: no limit) and
+    refused (requests that got EDQUOT). ``recount``: counted_bytes and counted_files too, from the files themselves."""
+
+def why_kept(store: Store, ino: int) -> str | None:
+    """What keeps the store from removing the inode by itself now: ``not_a_file``, ``open``, ``being_written``,
+    ``pinned``, ``not_evictable``. None: nothing does."""
+
+def sweep(store: Store, now_ns: int) -> None:
+    """Remove what the sweeper would have removed by ``now_ns`` (since the epoch)."""
 
 def default_warm_budget() -> int:
     """Bytes: a quarter of what the machine, or the memory cgroup, has."""

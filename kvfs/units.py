@@ -1,7 +1,7 @@
-"""Sizes as people write them, and byte counts as people read them.
+"""Sizes and times as people write them, and byte counts as people read them.
 
 ``64G`` means 64 GiB: K, M, G, T, P are powers of 1024, as in lsblk, truncate and LVM, with or without
-``iB``; ``KB``, ``MB``, ``GB``... are powers of 1000, as printed on a drive.
+``iB``; ``KB``, ``MB``, ``GB``... are powers of 1000, as printed on a drive. ``2h`` is two hours: s, m, h, d.
 """
 
 import re
@@ -27,6 +27,24 @@ def parse_size(text: str) -> int:
     if not 0 < size < 1 << 63:
         raise UsageError(f"expected a size from 1 byte to 8 EiB, found {text!r}", "write it as in 64G or 1.5T")
     return size
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+)\s*([smhd]?)", re.ASCII)
+
+
+def parse_duration(text: str) -> int:
+    """Seconds that ``text`` means (``2h``, ``30m``, ``7d``, ``90``), 0 included.
+
+    UsageError when it is no time, or more than a century.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"expected a time, found {text!r}", "write a number with s, m, h or d, as in 30m or 2h")
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > 36_600 * _SECONDS["d"]:
+        raise UsageError(f"expected a time of at most a century, found {text!r}", "write it as in 30m or 2h")
+    return seconds
 
 
 def format_size(count: int) -> str:

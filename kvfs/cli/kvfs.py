@@ -11,7 +11,7 @@ from kvfs.cli import launch, mounting
 from kvfs.cli.app import make_app, run
 from kvfs.cli.options import parse_options
 from kvfs.errors import NotMounted
-from kvfs.units import parse_size
+from kvfs.units import parse_duration, parse_size
 
 app = make_app("A file system for the KV cache of LLM inference.")
 
@@ -83,6 +83,13 @@ def mount(
             metavar="SIZE", help="Memory for warm pages, 0 for none. Default: a quarter of what the machine has."
         ),
     ] = None,
+    sweep_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Remove temporary files (*.tmp) that were left alone for so long, as in 30m; 0: never. Default: 1h.",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
@@ -94,6 +101,7 @@ def mount(
         allow_other=allow_other,
         log=log,
         foreground=foreground,
+        sweep_after=None if sweep_after is None else parse_duration(sweep_after),
         native=mounting.NativeOptions(
             data_path=data_path.value,
             threads=threads,

@@ -11,12 +11,23 @@ from kvfs.paths import require_text
 from kvfs.units import parse_size
 
 app = make_app("Administration of kvfs stores and mounts.")
+quota = typer.Typer(help="Limits on what lies below a directory.", no_args_is_help=True)
+app.add_typer(quota, name="quota")
 
 Store = Annotated[
     Path,
     typer.Argument(metavar="STORE", help="A regular file or a block device.", callback=require_text),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MountedPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        help="Files in a kvfs mount, and directories with all that is below them.",
+        callback=lambda paths: [require_text(path) for path in paths],
+    ),
+]
+MountedDirectory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="In a kvfs mount.", callback=require_text)]
 
 
 @app.command("format")
@@ -129,6 +140,82 @@ def warm(
     summary = warm_paths(paths, Action.CHECK if check else Action.EVICT if evict else Action.WARM, jobs)
     print_json(summary) if json else print_summary(summary)
     raise typer.Exit(1 if summary.failed_files else 0)
+
+
+@app.command()
+def pin(
+    paths: MountedPaths,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="TIME", help="How long, as in 30m or 2h.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="RFC 3339, as in 2026-01-31T18:00:00Z or with +01:00.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Keep files from being removed by the store itself until a time."""
+    from kvfs.cli.pin import pin_paths, print_pins
+
+    pins = pin_paths(paths, lasting=lasting, until=until)
+    print_json(pins) if json else print_pins(pins)
+
+
+@app.command()
+def unpin(paths: MountedPaths, json: Json = False) -> None:
+    """Take the pins of these paths back; those of directories above stay."""
+    from kvfs.cli.pin import print_unpinned, unpin_paths
+
+    unpinned = unpin_paths(paths)
+    print_json(unpinned) if json else print_unpinned(unpinned)
+
+
+@quota.command("set")
+def quota_set(
+    directory: MountedDirectory,
+    size: Annotated[
+        str | None, typer.Option("--bytes", metavar="SIZE", help="As in 64G. 0: counted, no limit; none: as it is.")
+    ] = None,
+    files: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Files and directories. 0: counted, no limit.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Limit what may lie below a directory. For root and whoever mounted."""
+    from kvfs.cli.quota import print_quotas, set_quota
+
+    found = set_quota(directory, size=size, files=files)
+    print_json(found) if json else print_quotas([found])
+
+
+@quota.command("clear")
+def quota_clear(directory: MountedDirectory, json: Json = False) -> None:
+    """Take a directory's limits away. For root and whoever mounted."""
+    from kvfs.cli.quota import clear_quota
+
+    cleared = clear_quota(directory)
+    if json:
+        print_json({"path": str(directory), "cleared": cleared})
+    else:
+        print(f"{directory}: quota cleared" if cleared else f"{directory}: had no quota")
+
+
+@quota.command("show")
+def quota_show(directory: MountedDirectory, json: Json = False) -> None:
+    """Show a directory's limits and what lies below it."""
+    from kvfs.cli.quota import print_quotas, show_quota
+
+    found = show_quota(directory)
+    print_json(found) if json else print_quotas([found])
+
+
+@quota.command("list")
+def quota_list(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],
+    json: Json = False,
+) -> None:
+    """Show every quota of a mount. For root and whoever mounted."""
+    from kvfs.cli.quota import list_quotas, print_quotas
+
+    found = list_quotas(mountpoint)
+    print_json(found) if json else print_quotas(found)
 
 
 @app.command()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kvfs.fs.options import DataPath, RequestLoop  # at run time the daemon imports kvfs.fs, after its fork
 
 
+SWEEP_AFTER = 3600  # s: no client takes an hour to write a page
+
+
 @dataclass(frozen=True)
 class NativeOptions:
     """Of the native data path, and whether it is taken at all; see ``kvfs.fs.options``."""
@@ -38,7 +41,7 @@ class NativeOptions:
 class MountRequest:
     """Absolute paths, symlinks resolved. ``size`` in bytes: of a store to be made, or what an existing one has to be.
 
-    ``log`` None: standard error.
+    ``log`` None: standard error. ``sweep_after``: as in ``kvfs.fs.options``.
     """
 
     store: Path
@@ -49,6 +52,7 @@ class MountRequest:
     log: Path | None
     extra: tuple[str, ...] = ()
     native: NativeOptions = NativeOptions()
+    sweep_after: int = SWEEP_AFTER
 
 
 def plan(
@@ -61,6 +65,7 @@ def plan(
     log: Path | None = None,
     foreground: bool = False,
     native: NativeOptions | None = None,
+    sweep_after: int | None = None,
 ) -> MountRequest:
     """``names``: ``[STORE ...] MOUNTPOINT``. Options of the command line win over ``-o``. Raises UsageError."""
     *stores, mountpoint = names
@@ -85,6 +90,7 @@ def plan(
         log=log and log.absolute(),
         extra=fstab.extra,
         native=native or NativeOptions(),
+        sweep_after=next((given for given in (sweep_after, fstab.sweep_after) if given is not None), SWEEP_AFTER),
     )
 
 
@@ -121,6 +127,7 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
                 read_only=request.read_only,
                 allow_other=request.allow_other,
                 fsname=str(request.store),
+                sweep_after=request.sweep_after,
                 log=request.log,
                 extra=request.extra,
                 **asdict(request.native),

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,21 @@ def kvfs_mount_at(path: Path) -> Mount:
     if mount.fstype != FSTYPE:
         raise NotMounted(f"{path}: expected a kvfs mount, found {mount.fstype}", "name a kvfs mountpoint")
     return mount
+
+
+def mount_of(path: Path, table: Sequence[Mount]) -> tuple[Path, Mount]:
+    """``path`` resolved, and the kvfs mount that it lies in; NotMounted when it lies in none."""
+    resolved = Path(os.path.realpath(path))
+    # of several on one mountpoint the last one mounted is the one in sight, which max() has to meet first
+    inside = [mount for mount in reversed(table) if resolved.is_relative_to(mount.mountpoint)]
+    over = max(inside, key=lambda mount: len(mount.mountpoint.parts), default=None)
+    if over is None or over.fstype != FSTYPE:
+        known = ", ".join(str(mount.mountpoint) for mount in table if mount.fstype == FSTYPE)
+        raise NotMounted(
+            f"{path}: expected a path in a kvfs mount, found one in {over.fstype if over else 'none'}",
+            f"kvfs mounts: {known}" if known else "no kvfs is mounted",
+        )
+    return resolved, over
 
 
 def is_dead(mount: Mount) -> bool:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from kvfs.errors import UsageError
-from kvfs.units import parse_size
+from kvfs.units import parse_duration, parse_size
 
 # flags of the kernel's own that libfuse passes on for any file system
 _KERNEL_FLAGS = {"nosuid", "nodev", "noexec", "exec", "noatime", "sync", "dirsync"}
@@ -19,7 +19,7 @@ _IGNORED = {
 # pages need neither, and what a tenant left in a store must not become a way to another's rights
 _NEVER = {"suid", "dev"}
 _FLAGS = {"ro", "rw", "allow_other", "noallow_other"}
-_VALUES = {"size", "log"}
+_VALUES = {"size", "log", "sweep_after"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FstabOptions:
     allow_other: bool | None = None
     size: int | None = None
     log: Path | None = None
+    sweep_after: int | None = None
     extra: tuple[str, ...] = ()
 
 
@@ -70,6 +71,7 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> FstabOptions
         allow_other=allow_other,
         size=parse_size(values["size"]) if "size" in values else None,
         log=Path(values["log"]) if "log" in values else None,
+        sweep_after=parse_duration(values["sweep_after"]) if "sweep_after" in values else None,
         extra=tuple(extra),
     )
 

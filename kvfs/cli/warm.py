@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from kvfs.cli.mounts import FSTYPE, Mount, mount_table
-from kvfs.errors import KvfsError, NotMounted, one_line
+from kvfs.cli.mounts import Mount, mount_of, mount_table
+from kvfs.errors import KvfsError, one_line
 from kvfs.fs import page_cache, warm
 from kvfs.fs.warm import Warmth
 from kvfs.units import format_size
@@ -131,16 +131,7 @@ def print_summary(summary: Summary) -> None:
 
 def _root(path: Path, table: Sequence[Mount]) -> Path:
     """``path`` resolved."""
-    resolved = Path(os.path.realpath(path))
-    # of several on one mountpoint the last one mounted is the one in sight, which max() has to meet first
-    inside = [mount for mount in reversed(table) if resolved.is_relative_to(mount.mountpoint)]
-    over = max(inside, key=lambda mount: len(mount.mountpoint.parts), default=None)
-    if over is None or over.fstype != FSTYPE:
-        known = ", ".join(str(mount.mountpoint) for mount in table if mount.fstype == FSTYPE)
-        raise NotMounted(
-            f"{path}: expected a path in a kvfs mount, found one in {over.fstype if over else 'none'}",
-            f"kvfs mounts: {known}" if known else "no kvfs is mounted",
-        )
+    resolved, _ = mount_of(path, table)
     try:
         found = resolved.stat()
     except OSError as error:

@@ -28,13 +28,14 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyfuse3
 import trio
 
 from kvfs import __version__
-from kvfs._native import Store
+from kvfs._native import Store, quotas
 from kvfs.errors import MountError, from_oserror, only_error
 from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
@@ -94,7 +95,10 @@ def _open(options: MountOptions) -> Store:
     }
     try:
         return Store(
-            str(options.store), read_only=options.read_only, owner=msgspec.json.encode(owner).decode(errors="replace")
+            str(options.store),
+            read_only=options.read_only,
+            owner=msgspec.json.encode(owner).decode(errors="replace"),
+            sweep_after=options.sweep_after,
         )
     except OSError as error:
         raise from_oserror(error, options.store) from error
@@ -138,7 +142,11 @@ def _commands(engine: Engine) -> AdminFile:
     async def sync(_: Command) -> None:
         await engine.sync()
 
+    async def list_quotas(_: Command) -> list[dict[str, Any]]:
+        return quotas(engine.store)
+
     admin.add("sync", Command, sync)
+    admin.add("quotas", Command, list_quotas)
     return admin
 
 

@@ -290,7 +290,8 @@ class FileSystem(pyfuse3.Operations):
             raise FUSEError(EOPNOTSUPP)
         if name == _USER_XATTR:
             raise FUSEError(EINVAL)
-        self._store.setxattr(inode, name, value)  # pyfuse3 has dealt with XATTR_CREATE and XATTR_REPLACE
+        # pyfuse3 has dealt with XATTR_CREATE and XATTR_REPLACE; who may set user.kvfs.* native knows
+        self._store.setxattr(inode, name, value, caller=ctx.uid)
 
     @immediate
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
@@ -301,7 +302,7 @@ class FileSystem(pyfuse3.Operations):
         refuse_virtual(inode)
         if not name.startswith(_USER_XATTR):
             raise FUSEError(EOPNOTSUPP)
-        self._store.removexattr(inode, name)
+        self._store.removexattr(inode, name, caller=ctx.uid)
 
     # files ----------------------------------------------------------------
 

@@ -12,6 +12,8 @@ RequestLoop = Literal["clones", "uring", "auto"]
 class MountOptions:
     """Absolute paths. ``fsname``: the source in the mount table. ``extra``: flags of mount(8), as they are.
 
+    ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
+
     ``log``: where the caller has sent the process's log; only reported here. Of the native data path: ``threads`` of
     its request loop (0: by cores), ``passthrough`` where kernel and privileges allow, ``warm_bytes`` of memory for
     warm pages (0: none, None: a quarter of what the machine or the cgroup has).
@@ -22,6 +24,7 @@ class MountOptions:
     read_only: bool
     allow_other: bool
     fsname: str
+    sweep_after: int
     log: Path | None
     extra: tuple[str, ...]
     data_path: DataPath

@@ -6,6 +6,7 @@
 #include "module/module.hpp"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 
 #include "format/superblock.hpp"
 #include "module/policy.hpp"
+#include "module/settings.hpp"
 #include "module/splitter.hpp"
 #include "module/warm.hpp"
 #include "store/check.hpp"
@@ -134,13 +136,14 @@ struct PyDirectory {
 class PyStore {
 public:
     PyStore(const std::string& path, bool read_only, const std::string& owner, std::size_t buffer_bytes,
-            std::size_t cache_bytes)
+            std::size_t cache_bytes, double sweep_after)
         : inbox_(std::make_shared<Inbox>()) {
         const store::Options options{.read_only = read_only,
                                      .exclusive = true,
                                      .owner = owner,
                                      .buffer_bytes = buffer_bytes,
-                                     .cache_bytes = cache_bytes};
+                                     .cache_bytes = cache_bytes,
+                                     .sweep_after_ns = static_cast<std::int64_t>(sweep_after * 1e9)};
         {
             const nb::gil_scoped_release unlocked;
             store_ = std::make_shared<Store>(path, options);
@@ -332,6 +335,7 @@ nb::dict PyStore::statistics() {
     device["buffers_idle"] = g.buffers_idle;
     device["buffers_registered"] = s.rings().buffers_registered() ? 1 : 0;
     out["device"] = device;
+    add_settings_statistics(out, s);
     out["read_only"] = s.is_read_only() ? 1 : 0;
     return out;
 }
@@ -500,8 +504,9 @@ NB_MODULE(_native, m) {
     nb::class_<PyDirectory>(m, "Directory").def("read", &PyDirectory::read, "position"_a, "count"_a);
 
     nb::class_<PyStore>(m, "Store")
-        .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t>(), "path"_a,
-             nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0)
+        .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t, double>(), "path"_a,
+             nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0,
+             "sweep_after"_a = 0.0)
         .def_prop_ro("eventfd", &PyStore::eventfd)
         .def_prop_ro("uuid", &PyStore::uuid)
         .def("completions", &PyStore::completions)
@@ -601,10 +606,11 @@ NB_MODULE(_native, m) {
         .def("touch_atime", [](PyStore& self, std::uint64_t ino) { self.store().touch_atime(ino); })
         .def(
             "setxattr",
-            [](PyStore& self, std::uint64_t ino, const nb::bytes& name, const nb::bytes& value, int flags) {
-                require(self.store().setxattr(ino, view(name), view(value), flags));
+            [](PyStore& self, std::uint64_t ino, const nb::bytes& name, const nb::bytes& value, int flags,
+               std::optional<std::uint32_t> caller) {
+                require(self.store().setxattr(ino, view(name), view(value), flags, caller));
             },
-            "ino"_a, "name"_a, "value"_a, "flags"_a = 0)
+            "ino"_a, "name"_a, "value"_a, "flags"_a = 0, "caller"_a = nb::none())
         .def("getxattr",
              [](PyStore& self, std::uint64_t ino, const nb::bytes& name) {
                  std::string out;
@@ -619,8 +625,12 @@ NB_MODULE(_native, m) {
                  for (const auto& name : names) out.append(to_bytes(name));
                  return out;
              })
-        .def("removexattr", [](PyStore& self, std::uint64_t ino,
-                               const nb::bytes& name) { require(self.store().removexattr(ino, view(name))); })
+        .def(
+            "removexattr",
+            [](PyStore& self, std::uint64_t ino, const nb::bytes& name, std::optional<std::uint32_t> caller) {
+                require(self.store().removexattr(ino, view(name), caller));
+            },
+            "ino"_a, "name"_a, "caller"_a = nb::none())
         .def("statfs",
              [](PyStore& self) {
                  const auto space = self.store().space();
@@ -656,6 +666,7 @@ NB_MODULE(_native, m) {
         .def("close", &PyStore::close);
 
     bind_policy(m);
+    bind_settings(m);
     bind_splitter(m);
     bind_warm(m);
 }

@@ -91,6 +91,11 @@ struct File {
     // Blocks that fallocate set aside for their first write; neither mapped nor in the tail, counted in the store's
     // reserved_blocks_. They last as long as somebody has the file open (see ranges.cpp).
     Ranges promised;
+
+    // quota.hpp: blocks that count for the file in every quota above it, and those of them that writes under way have
+    // been let in with. Kept up to date while there is any quota; else nobody looks at them.
+    std::uint64_t charged = 0;
+    std::uint64_t admitted = 0;
 };
 
 // Files with a tail, oldest first: who gives up a buffer next. Guarded by the store's mutex.

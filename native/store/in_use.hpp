@@ -28,6 +28,7 @@ public:
         {
             const std::lock_guard guard(store_->mutex_);
             --file_->users;
+            store_->settle_charge(*file_);
             wanted = file_->tail && store_->tail_buffers_wanted_.load() != 0;
             if (file_->handles == 0) store_->drop_file_if_idle(file_->ino);
         }

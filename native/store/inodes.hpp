@@ -27,6 +27,8 @@ enum InodeFlags : std::uint32_t {
     kLogged = 2,  // the log knows this inode; unset for a new file whose data is not complete yet
     kInline = 4,  // the only extent sits in the inode
     kHasXattrs = 8,
+    kHasSettings = 16,  // in Store::settings_
+    kHasQuota = 32,     // in Store::quotas_
 };
 
 struct Directory {

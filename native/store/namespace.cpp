@@ -27,20 +27,8 @@ Attributes Store::attributes(InodeNumber ino, const Inode& inode) {
     out.uid = owner.uid;
     out.gid = owner.gid;
     out.size = inode.is_directory() ? format::kBlock : inode.size;
-    out.blocks = inodes_.mapped_blocks(inode) * (format::kBlock / 512);
-    if (const auto file = inode.is_regular() && !files_.empty() ? find_file(ino) : nullptr; file) {
-        std::uint64_t blocks = file->promised.count(0, ~std::uint64_t{0});
-        if (file->tail) {
-            // written but not placed yet: it will be, and du must not say nothing is there
-            const std::uint64_t from = file->tail.start / format::kBlock;
-            const std::uint64_t to = (file->tail.end + format::kBlock - 1) / format::kBlock;
-            blocks += to - from;
-            inodes_.visit(inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
-                blocks -= std::min(to, logical + extent.blocks) - std::max(from, logical);
-            });
-        }
-        out.blocks += blocks * (format::kBlock / 512);
-    }
+    const auto file = inode.is_regular() && !files_.empty() ? find_file(ino) : nullptr;
+    out.blocks = blocks_of_file(inode, file.get()) * (format::kBlock / 512);
     out.atime_ns = inode.atime_ns;
     out.mtime_ns = inode.mtime_ns;
     out.ctime_ns = inode.ctime_ns;
@@ -235,6 +223,7 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
         counters_.enospc.fetch_add(1, std::memory_order_relaxed);
         return -ENOSPC;
     }
+    if (Quota* const full = first_full(quotas_in(in), 0, 1)) return refuse(*full);
     const InodeNumber ino = inodes_.allocate(mode, owner);
     if (ino == 0) return -ENOSPC;
     if (add_name(in, name, ino) == 0) {
@@ -249,6 +238,7 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
         inode.target = new std::string(target);
         inode.size = target.size();
     }
+    charge_new(ino);
     touch_directory(in, now);
     if (defer_log) {
         // a file that is about to be written reaches the log when its data is complete: at close, fsync, rename or link
@@ -278,8 +268,10 @@ int Store::readlink(std::uint64_t ino, std::string& out) {
 void Store::lose_link(InodeNumber ino, NameId id, std::int64_t now) {
     Inode& inode = *inodes_.find(ino);
     const Name& name = names_.at(id);
+    const QuotaList counted = quotas_over(ino);
     if (inode.has(kLogged)) log_.writer().name_delete(name.parent, name.view());
     remove_name(id);
+    recharge(ino, counted);
     inode.ctime_ns = now;
     if (inode.nlink != 0) {
         log_attributes(ino);
@@ -302,6 +294,7 @@ int Store::link(std::uint64_t ino, std::uint64_t parent, std::string_view name, 
     if (inode->is_directory()) return -EPERM;
     if (inode->nlink >= kLinkMax) return -EMLINK;
     if (names_.find(static_cast<InodeNumber>(parent), name) != 0) return -EEXIST;
+    if (quotas_in(static_cast<InodeNumber>(parent)) != quotas_over(static_cast<InodeNumber>(ino))) return -EXDEV;
     if (!has_metadata_space()) return -ENOSPC;
     const NameId id = add_name(static_cast<InodeNumber>(parent), name, static_cast<InodeNumber>(ino));
     if (id == 0) return -ENOSPC;
@@ -393,10 +386,15 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
     if ((flags & kRenameExchange) != 0) {
         Inode& other = *inodes_.find(target);
         if (other.is_directory() && is_inside(from_ino, target)) return -EINVAL;
+        if (const int rc = check_quotas_of_rename(moved, from_ino, to_ino, true); rc != 0) return rc;
+        const QuotaList counted = quotas_over(moved);
+        const QuotaList other_counted = quotas_over(target);
         remove_name(from);
         remove_name(to);
         const NameId first = add_name(to_ino, new_name, moved);
         const NameId second = add_name(from_ino, name, target);
+        recharge(moved, counted);
+        recharge(target, other_counted);
         inode.ctime_ns = other.ctime_ns = now;
         // two files of which one is not in the log yet: the log must lose that one's old name
         for (const auto& [in, text, ino] : {std::tuple(to_ino, new_name, moved), std::tuple(from_ino, name, target)}) {
@@ -412,11 +410,14 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
             if (inode.is_directory() && !victim.is_directory()) return -ENOTDIR;
             if (!inode.is_directory() && victim.is_directory()) return -EISDIR;
             if (victim.is_directory() && !victim.directory->children.empty()) return -ENOTEMPTY;
-            lose_link(target, to, now);
         }
+        if (const int rc = check_quotas_of_rename(moved, from_ino, to_ino, false); rc != 0) return rc;
+        if (to != 0) lose_link(target, to, now);
+        const QuotaList counted = quotas_over(moved);
         if (inode.has(kLogged)) log_.writer().name_delete(from_ino, name);
         remove_name(from);
         const NameId id = add_name(to_ino, new_name, moved);
+        recharge(moved, counted);
         inode.ctime_ns = now;
         log_name(id);
         log_attributes(moved);
@@ -467,7 +468,9 @@ void Store::forget(std::uint64_t ino, std::uint64_t count) {
 
 void Store::free_if_unused(InodeNumber ino) {
     Inode* inode = inodes_.find(ino);
-    if (inode == nullptr || ino == kRoot || inode->nlink != 0 || inode->lookups != 0 || files_.contains(ino)) return;
+    if (inode == nullptr || ino == kRoot || inode->nlink != 0 || files_.contains(ino)) return;
+    release_charge(ino);
+    if (inode->lookups != 0) return;
     if (inode->is_regular()) {
         for (const Piece& piece : inodes_.carve(*inode, 0, ~std::uint64_t{0})) {
             // the log position now: at or after the record that deleted the file
@@ -475,6 +478,7 @@ void Store::free_if_unused(InodeNumber ino) {
         }
     }
     touched_directories_.erase(ino);
+    settings_.erase(ino);
     if (inode_hook_) inode_hook_(ino);
     inodes_.release(ino);
 }
@@ -510,6 +514,7 @@ int Store::release(std::uint64_t ino, bool write) {
         if (file->writers == 0) segments_.end_lease(file->lease);
         if (file->handles == 0) {
             release_promise(*file, 0, ~std::uint64_t{0});
+            settle_charge(*file);
             const Inode* inode = inodes_.find(ino);
             unfinished = file->tail || (file->dirty && inode->nlink != 0);
             if (!unfinished) drop_file_if_idle(file->ino);
@@ -544,13 +549,21 @@ void Store::touch_atime(std::uint64_t ino) {
     if (Inode* inode = inodes_.find(ino); inode != nullptr && !read_only_) inode->atime_ns = now_ns();
 }
 
-int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags) {
+int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
+                    std::optional<std::uint32_t> caller) {
     const std::lock_guard guard(mutex_);
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
     if (name.empty() || name.size() > kXattrNameMax) return -ERANGE;
     if (value.size() > kXattrSizeMax) return -E2BIG;
+    const bool is_setting = name.starts_with(kSettingPrefix);
+    std::string normal;
+    if (is_setting) {
+        const int rc = check_setting(static_cast<InodeNumber>(ino), name, value, caller, normal);
+        if (rc != 0) return rc;
+        value = normal;
+    }
     if (!has_metadata_space()) return -ENOSPC;
     auto& list = inodes_.xattrs[static_cast<InodeNumber>(ino)];
     const auto it = std::find_if(list.begin(), list.end(), [&](const auto& pair) { return pair.first == name; });
@@ -571,6 +584,7 @@ int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view v
     }
     inodes_.xattr_bytes += name.size() + value.size() + 24;
     inode->set(kHasXattrs);
+    if (is_setting) apply_setting(static_cast<InodeNumber>(ino), name, value);
     inode->ctime_ns = now_ns();
     if (inode->has(kLogged)) {
         log_attributes(static_cast<InodeNumber>(ino));
@@ -584,6 +598,7 @@ int Store::getxattr(std::uint64_t ino, std::string_view name, std::string& out) 
     const std::lock_guard guard(mutex_);
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kHasQuota) && get_usage(static_cast<InodeNumber>(ino), name, out) == 0) return 0;
     if (!inode->has(kHasXattrs)) return -ENODATA;
     for (const auto& [key, value] : inodes_.xattrs[static_cast<InodeNumber>(ino)]) {
         if (key != name) continue;
@@ -602,11 +617,13 @@ int Store::listxattr(std::uint64_t ino, std::vector<std::string>& out) {
     return 0;
 }
 
-int Store::removexattr(std::uint64_t ino, std::string_view name) {
+int Store::removexattr(std::uint64_t ino, std::string_view name, std::optional<std::uint32_t> caller) {
     const std::lock_guard guard(mutex_);
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    const bool is_setting = name.starts_with(kSettingPrefix);
+    if (is_setting && may_set(*inode, name, caller) == -EPERM) return -EPERM;
     const auto list = inodes_.xattrs.find(static_cast<InodeNumber>(ino));
     if (list == inodes_.xattrs.end() ||
         std::erase_if(list->second, [&](const auto& pair) { return pair.first == name; }) == 0) {
@@ -616,6 +633,7 @@ int Store::removexattr(std::uint64_t ino, std::string_view name) {
         inodes_.xattrs.erase(list);
         inode->clear(kHasXattrs);
     }
+    if (is_setting) apply_setting(static_cast<InodeNumber>(ino), name, std::nullopt);
     inode->ctime_ns = now_ns();
     if (inode->has(kLogged)) {
         log_attributes(static_cast<InodeNumber>(ino));

@@ -18,6 +18,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "store/admission.hpp"
 #include "store/in_use.hpp"
 #include "store/store.hpp"
 
@@ -206,11 +207,16 @@ Async<int> Store::change_range(std::uint64_t ino, int mode, std::uint64_t offset
     }
     const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
     const int what = mode & ~FALLOC_FL_KEEP_SIZE;
+    Admission admission(*this, file);
     bool is_unused = false;
     {
         co_await file->lock.lock();
         const uring::AsyncMutex::Held held(file->lock);
         int rc = file->error;
+        if (rc == 0 && (what == 0 || what == FALLOC_FL_ZERO_RANGE)) {
+            const std::lock_guard guard(mutex_);
+            if (Quota* const full = admission.take(block_of(offset), block_after(end))) rc = refuse(*full);
+        }
         if (rc == 0 && what == 0) rc = co_await promise_range(*file, offset, end, keep_size);
         if (rc == 0 && what != 0) {
             rc = co_await zero_range(*file, offset, end, keep_size, what == FALLOC_FL_ZERO_RANGE);

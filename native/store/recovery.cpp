@@ -117,6 +117,7 @@ void Recovery::run() {
     count_live();
     store_.segments_.rebuild_after_recovery();
     store_.inodes_.rebuild_free_list();
+    store_.load_settings();
     if (problem_count_ > 0) {
         store_.say(40, "recovery left out " + std::to_string(problem_count_) +
                            " damaged entries; first: " + problems_.front());

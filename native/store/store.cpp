@@ -81,6 +81,8 @@ Store::Store(const std::string& path, const Options& options) {
         owns_ = true;
         committer_ = std::thread([this] { committer(); });
         cleaner_ = std::thread([this] { cleaner(); });
+        sweep_after_ns_ = options.sweep_after_ns;
+        sweeper_ = std::thread([this] { sweeper(); });
     } catch (const std::system_error& failure) {
         rings_.reset();
         ::close(fd_);
@@ -112,7 +114,9 @@ void Store::close() {
             stop_ = true;
             committer_wake_.notify_all();
             cleaner_wake_.notify_all();
+            sweeper_wake_.notify_all();
         }
+        sweeper_.join();
         cleaner_.join();
         committer_.join();  // ends with a checkpoint and the clean flag
     }
@@ -208,7 +212,9 @@ std::shared_ptr<File> Store::file_of(InodeNumber ino) {
     auto& file = files_[ino];
     if (!file) {
         file = std::make_shared<File>(ino);
-        file->committed_size = inodes_.find(ino)->size;
+        const Inode& inode = *inodes_.find(ino);
+        file->committed_size = inode.size;
+        file->charged = inodes_.mapped_blocks(inode);
     }
     return file;
 }
@@ -228,6 +234,7 @@ void Store::drop_file_if_idle(InodeNumber ino) {
         if (file.dirty && inode != nullptr && inode->nlink != 0) return;
         if (inode != nullptr && inode->nlink == 0) release_replaced(file, log_.appended());
         segments_.end_lease(file.lease);
+        settle_charge(file);
         files_.erase(it);
     }
     free_if_unused(ino);

@@ -2,8 +2,8 @@
 //
 // Threads. Callers (Python's, the splitter's) run the synchronous calls and start the asynchronous ones. The rings'
 // reapers finish them. The committer writes the log and checkpoints. The cleaner empties segments and
-// trims them. All of them take `mutex_` for instants; nobody holds it across I/O. Lock order: a File's lock, then
-// `mutex_`, then a leaf lock of uring/.
+// trims them. The sweeper removes what has had its time (sweep.hpp). All of them take `mutex_` for instants; nobody
+// holds it across I/O. Lock order: a File's lock, then `mutex_`, then a leaf lock of uring/.
 //
 // When a thread dies here the process dies with it (an escaped exception terminates): recovery is the answer, there is
 // no half-alive state. When the device fails: reads and flushes return EIO; a failed log write turns the volume
@@ -31,7 +31,9 @@
 #include "store/inodes.hpp"
 #include "store/log.hpp"
 #include "store/names.hpp"
+#include "store/quota.hpp"
 #include "store/segments.hpp"
+#include "store/settings.hpp"
 #include "uring/async.hpp"
 #include "uring/buffers.hpp"
 #include "uring/plain.hpp"
@@ -67,8 +69,9 @@ struct Options {
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
-    unsigned rings = 0;         // 0: by the number of cores
-    uring::Tap* tap = nullptr;  // sees every request to the device, outlives the store
+    unsigned rings = 0;               // 0: by the number of cores
+    uring::Tap* tap = nullptr;        // sees every request to the device, outlives the store
+    std::int64_t sweep_after_ns = 0;  // until an orphaned temporary file is removed; 0: never (sweep.hpp)
 };
 
 // Verified bytes [offset, offset + size) of a buffer.
@@ -102,7 +105,8 @@ struct Counters {
     std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, write_bytes{0}, lookups{0}, lookup_misses{0},
         creates{0}, unlinks{0}, renames{0}, flushes{0}, fsyncs{0}, checksum_errors{0}, files_dropped{0}, read_errors{0},
         write_errors{0}, log_frames{0}, log_bytes{0}, checkpoints{0}, checkpoint_bytes{0}, cleaned_segments{0},
-        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, read_ahead{0}, enospc{0};
+        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, read_ahead{0}, enospc{0},
+        settings_refused{0}, quota_refused{0}, sweeps{0}, orphans_removed{0}, expired_removed{0}, swept_bytes{0};
 };
 
 // Errors of metadata and data calls are negative errnos, as liburing has them.
@@ -139,10 +143,12 @@ public:
     // What the entry is now; false when it is no longer in that directory.
     bool entry(std::uint64_t directory, NameId id, std::string& name, Attributes& out);
     void touch_atime(std::uint64_t ino);
-    int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags);
+    // `caller`: whose rights decide over settings (settings.hpp); nobody's: all of them.
+    int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
+                 std::optional<std::uint32_t> caller = std::nullopt);
     int getxattr(std::uint64_t ino, std::string_view name, std::string& out);
     int listxattr(std::uint64_t ino, std::vector<std::string>& out);
-    int removexattr(std::uint64_t ino, std::string_view name);
+    int removexattr(std::uint64_t ino, std::string_view name, std::optional<std::uint32_t> caller = std::nullopt);
     struct Space {
         std::uint64_t blocks, blocks_free, files, files_free;
     };
@@ -184,6 +190,23 @@ public:
     // Bytes copied: fewer than `length` at the source's end and after the most that one call may take.
     Async<std::int64_t> copy_range(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
                                    std::uint64_t offset_out, std::uint64_t length);
+
+    // settings.cpp, quota.cpp, sweep.cpp --------------------------------------------------
+    // Whether the store may remove this file by itself now, and what keeps it from that.
+    Keep why_kept(std::uint64_t ino);
+    struct QuotaReport {
+        std::string path;
+        InodeNumber directory;
+        Quota quota;
+        std::uint64_t counted_blocks, counted_files;  // anew, when that was asked for
+    };
+    std::vector<QuotaReport> quota_reports(bool recount);
+    struct SettingsGauges {
+        std::uint64_t quotas, inodes;
+    };
+    SettingsGauges settings_gauges();
+    // All of it at once, as if it were `now`.
+    void sweep_now(std::int64_t now);
 
     // events for the log and for the kernel's dentries ------------------------------------
     void set_wakeup(std::function<void()> wakeup);
@@ -243,6 +266,48 @@ private:
     void mark_dirty(File& file);
     void drop_file_if_idle(InodeNumber ino);
     void release_replaced(File& file, std::uint64_t lsn);
+
+    // settings.cpp (the mutex is held)
+    struct Effective {
+        std::int64_t pinned_until_ns = 0;
+        std::int64_t ttl_ns = 0;
+        bool evictable = true;
+    };
+    int may_set(const Inode& inode, std::string_view name, std::optional<std::uint32_t> caller) const;
+    int check_setting(InodeNumber ino, std::string_view name, std::string_view value,
+                      std::optional<std::uint32_t> caller, std::string& normal);
+    void apply_setting(InodeNumber ino, std::string_view name, std::optional<std::string_view> value);
+    int get_usage(InodeNumber ino, std::string_view name, std::string& out);
+    void complain(InodeNumber ino, const std::string& text);
+    void load_settings();
+    Effective effective_settings(InodeNumber ino);
+    Keep keep_reason(InodeNumber ino);
+    std::string path_of(InodeNumber ino);
+
+    // quota.cpp (the mutex is held)
+    class Admission;
+    QuotaList quotas_in(InodeNumber directory);
+    QuotaList quotas_over(InodeNumber ino);
+    std::uint64_t blocks_of_file(const Inode& inode, const File* file) const;
+    std::uint64_t charged_blocks(InodeNumber ino);
+    std::uint64_t used_blocks(InodeNumber ino);
+    void charge_new(InodeNumber ino);
+    void settle_charge(File& file);
+    void recharge(InodeNumber ino, const QuotaList& before);
+    void release_charge(InodeNumber ino);
+    void count_below(InodeNumber directory, std::uint64_t& blocks, std::uint64_t& files);
+    void set_quota(InodeNumber directory, Setting which, std::optional<std::uint64_t> limit);
+    static Quota* first_full(const QuotaList& quotas, std::uint64_t blocks, std::uint64_t files);
+    int refuse(Quota& quota);
+    int check_quotas_of_rename(InodeNumber moved, InodeNumber from, InodeNumber to, bool exchange);
+    Quota* admit(File& file, std::uint64_t from, std::uint64_t to, std::uint64_t& admitted);
+
+    // sweep.cpp
+    void sweeper();
+    std::int64_t shortest_life() const;
+    void sweep_pass(std::unique_lock<std::mutex>& guard, std::int64_t life);
+    void sweep_slice(InodeNumber from, InodeNumber to, std::int64_t now, std::int64_t life);
+    void remove_names(InodeNumber ino, std::int64_t now);
 
     // Runs it to its end whoever started it; close() waits for that.
     void in_background(Async<int> task);
@@ -360,6 +425,11 @@ private:
     std::unordered_set<InodeNumber> touched_directories_;
     std::unordered_map<InodeNumber, std::shared_ptr<File>> files_;
     TailList tails_;
+    SettingsTable settings_;
+    Quotas quotas_;
+    std::int64_t complaints_since_ns_ = 0;
+    unsigned complaints_ = 0;
+    std::int64_t sweep_after_ns_ = 0;
     std::atomic<std::uint32_t> tail_buffers_wanted_{0};  // by coroutines that wait for one
     std::uint64_t reserved_blocks_ = 0;                  // promised to tails and by fallocate, not handed out yet
     std::uint32_t headers_in_flight_ = 0;
@@ -379,11 +449,13 @@ private:
 
     std::condition_variable committer_wake_;
     std::condition_variable cleaner_wake_;
+    std::condition_variable sweeper_wake_;
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
     std::thread committer_;
     std::thread cleaner_;
+    std::thread sweeper_;
 
     std::mutex events_mutex_;
     std::vector<Event> events_;

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "store/admission.hpp"
 #include "store/in_use.hpp"
 #include "store/store.hpp"
 
@@ -85,6 +86,7 @@ void Store::note_written(Inode& inode, File& file, std::uint64_t offset, std::ui
 Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data) {
     if (offset > kMaxFileBytes || data.size() > kMaxFileBytes - offset) co_return -EFBIG;
     InUse file;
+    Admission admission(*this, file);
     Reservation reservation(*this);
     {
         const std::lock_guard guard(mutex_);
@@ -104,6 +106,8 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
     bool fits = false;
     {
         const std::lock_guard guard(mutex_);
+        const std::uint64_t from = offset / kBlock;
+        if (Quota* const full = admission.take(from, from + blocks_of(offset, data.size()))) co_return refuse(*full);
         fits = take();
     }
     if (!fits) {
@@ -176,6 +180,7 @@ Async<std::int64_t> Store::write_in_place(std::uint64_t ino, std::uint64_t offse
     const std::uint64_t blocks = blocks_of(offset, size);
     const bool partial = size % kBlock != 0;
     InUse file;
+    Admission admission(*this, file);
     Reservation reservation(*this);
     {
         const std::lock_guard guard(mutex_);
@@ -184,6 +189,7 @@ Async<std::int64_t> Store::write_in_place(std::uint64_t ino, std::uint64_t offse
         // the last block's remainder is somebody's already; or there is no space just like that
         if (partial && inodes_.find(ino)->size > offset + size) co_return -EAGAIN;
         const std::uint64_t from = offset / kBlock;
+        if (admission.take(from, from + blocks) != nullptr) co_return -EAGAIN;
         if (!reservation.take(blocks, file->promised.count(from, from + blocks))) co_return -EAGAIN;
         reservation.used();  // place() counts it down
     }
