@@ -125,7 +125,7 @@ def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[tuple[int, b
 def _recognize(path: Path, line: bytes) -> Format:
     try:
         row = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise TraceError(f"{path}:1: expected a JSON object, found: {error}") from error
     if isinstance(row, dict):
         if "hash_ids" in row:

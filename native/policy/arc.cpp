@@ -59,6 +59,7 @@ void Arc::trim_ghosts() {
 
 void Arc::touched(ObjectId id, const Access& /*access*/) {
     if (where(id) == Where::nowhere) return;
+    newest_ = Order::kNone;
     take_out(id);
     put(id, Where::t2);
 }

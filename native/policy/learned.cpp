@@ -6,7 +6,6 @@ namespace kvfs::policy {
 namespace {
 
 constexpr unsigned kTickShift = 30;  // a tick: 2^30 ns, 1.07 s
-constexpr std::size_t kBursts = 64;
 
 // Lessons cost some 100 us. They come often while little is known, then every so many uses of the sample.
 constexpr std::uint64_t kFirstLesson = 64;
@@ -16,8 +15,7 @@ constexpr std::uint64_t kHalfLife = std::uint64_t{256} * 1024;
 
 }  // namespace
 
-Learned::Learned(const Host& host)
-    : host_(host), bursts_(kBursts), next_lesson_(kFirstLesson), next_halving_(kHalfLife) {}
+Learned::Learned(const Host& host) : host_(host), next_lesson_(kFirstLesson), next_halving_(kHalfLife) {}
 
 void Learned::advance(std::int64_t now_ns) {
     if (!started_) {
@@ -30,34 +28,18 @@ void Learned::advance(std::int64_t now_ns) {
     if (passed <= Reuse::kAgeMask / 2) now_ = (now_ + passed) & Reuse::kAgeMask;
 }
 
-Learned::Burst& Learned::burst_of(const Access& access) {
-    auto& burst = bursts_[(access.client * 0x9e3779b1U) >> 26];
-    if (burst.client != access.client || ((now_ - burst.tick) & Reuse::kAgeMask) > kSameUse) {
-        burst.client = access.client;
-        start_chain(burst);
-    }
-    burst.tick = now_ & Reuse::kAgeMask;
-    return burst;
-}
-
-void Learned::start_chain(Burst& burst) {
-    burst.length = 0;
-    burst.uses = kMaxUses - 1;
-    burst.last.fill(Order::kNone);
-}
-
-void Learned::insert(ObjectId id, Burst& burst) {
+void Learned::insert(ObjectId id, Chain& chain) {
     const auto object_class = class_of(objects_[id]);
     auto& list = lists_[object_class];
-    auto& last = burst.last[object_class];
-    // `last` may have left the list since, or have become another object: only where it still is of this burst
-    if (last != Order::kNone && is_resident(last) && class_of(objects_[last]) == object_class &&
+    const auto last = chain.last[object_class];
+    // `last` may have left the list since, or be another object by now: only where it still looks like one of the chain
+    if (last != Order::kNone && last != id && is_resident(last) && class_of(objects_[last]) == object_class &&
         age(objects_[last]) <= kSameUse) {
         order_.insert_colder(list, last, id);
     } else {
         order_.push_hot(list, id);
     }
-    last = id;
+    chain.append(id, object_class, objects_[id].uses);
 }
 
 void Learned::count_use(ObjectId id) {
@@ -72,19 +54,16 @@ void Learned::admitted(ObjectId id, std::uint64_t length, const Access& access) 
     advance(access.now_ns);
     order_.reserve(id);
     if (id >= objects_.size()) objects_.resize(Order::grown(id));
-    auto& burst = burst_of(access);
-    auto& object = objects_[id];
-    auto uses = ghosts_.take(host_.key(id));
-    uses = std::min(uses, burst.uses);
+    const auto key = host_.key(id);
+    auto& chain = chains_.admitted(key, access);
+    const auto uses = ghosts_.take(key);
     if (uses != 0) ++ghost_hits_;
     ghosts_.reserve(++residents_ * kGhostsPerResident);
-    object = {.tick = now_ & Reuse::kAgeMask,
-              .uses = std::min(uses, kMaxUses - 1) & 3U,
-              .tail = length < burst.length ? 1U : 0U,
-              .resident = 1};
-    burst.length = length;
-    burst.uses = object.uses;
-    insert(id, burst);
+    objects_[id] = {.tick = now_ & Reuse::kAgeMask,
+                    .uses = std::min({uses, chain.uses, kMaxUses - 1}) & 3U,
+                    .tail = chains_.is_partial(length, access) ? 1U : 0U,
+                    .resident = 1};
+    insert(id, chain);
     count_use(id);
     learn_now_and_then();
 }
@@ -92,14 +71,13 @@ void Learned::admitted(ObjectId id, std::uint64_t length, const Access& access) 
 void Learned::touched(ObjectId id, const Access& access) {
     if (!is_resident(id)) return;
     advance(access.now_ns);
-    auto& burst = burst_of(access);
+    auto& chain = chains_.used(access);
     auto& object = objects_[id];
-    if (age(object) <= kSameUse) return start_chain(burst);
+    if (age(object) <= kSameUse) return chain.append(id, class_of(object), object.uses);
     order_.erase(lists_[class_of(object)], id);
     object.uses = std::min<unsigned>(object.uses + 1U, kMaxUses - 1) & 3U;
     object.tick = now_ & Reuse::kAgeMask;
-    burst.uses = object.uses;
-    insert(id, burst);
+    insert(id, chain);
     count_use(id);
     learn_now_and_then();
 }
@@ -115,7 +93,7 @@ void Learned::removed(ObjectId id) {
 
 void Learned::missed(Key key, const Access& access) {
     advance(access.now_ns);
-    burst_of(access);
+    chains_.missed(key, access);
     if (sample_.includes(key)) sample_.missed(key, now_);
     learn_now_and_then();
 }
@@ -187,7 +165,7 @@ Statistics Learned::statistics() const {
             .evicted = evicted_,
             .refused = refused_,
             .memory_bytes = order_.memory_bytes() + objects_.capacity() * sizeof(Object) + ghosts_.memory_bytes() +
-                            sample_.memory_bytes() + sizeof(*this)};
+                            sample_.memory_bytes() + chains_.memory_bytes() + sizeof(*this)};
 }
 
 }  // namespace kvfs::policy

@@ -5,9 +5,9 @@
 // lowest. What reuse looks like is learned from a fixed-size sample of keys (sample.hpp), and how often an object had
 // been used outlives its eviction (ghosts.hpp). Nothing is tuned to a workload: with nothing learned it is LRU.
 //
-// Chains: a block is worthless without the blocks before it, and all of a chain are used at the same time. So what one
-// client uses in one burst is put into a list first block hottest: the chain goes from its end. A burst is what the
-// client does within a tick of its last call; an object that was used in this burst already starts a chain anew.
+// Chains (chains.hpp): a block is worthless without the blocks before it, and all of a chain are used at the same time.
+// So a chain is put into a list first block hottest: it goes from its end. And no block counts as used more often than
+// the one before it.
 //
 // A use is counted once: another within kSameUse ticks of it (look up, open, read) changes nothing.
 //
@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "policy/chains.hpp"
 #include "policy/ghosts.hpp"
 #include "policy/order.hpp"
 #include "policy/policy.hpp"
@@ -53,24 +54,12 @@ private:
     static_assert(sizeof(Object) == 4);
     static_assert(kMaxUses == 4, "two bits");
 
-    // What a client is doing right now.
-    struct Burst {
-        std::uint32_t client = 0;
-        std::uint32_t tick = 0;
-        unsigned uses = 0;
-        std::uint64_t length = 0;  // of what it admitted last
-        std::array<ObjectId, Reuse::kClasses> last{Order::kNone, Order::kNone, Order::kNone, Order::kNone,
-                                                   Order::kNone};
-    };
-
     [[nodiscard]] bool is_resident(ObjectId id) const { return id < objects_.size() && objects_[id].resident; }
     static unsigned class_of(const Object& object) { return object.tail ? kTail : object.uses + 1U; }
     [[nodiscard]] std::uint32_t age(const Object& object) const { return (now_ - object.tick) & Reuse::kAgeMask; }
     void advance(std::int64_t now_ns);
-    Burst& burst_of(const Access& access);
-    void start_chain(Burst& burst);
-    // At the end of its burst's chain in the list of its class, or at the hot end when it begins one.
-    void insert(ObjectId id, Burst& burst);
+    // Behind its chain's last one in the list of its class, or at the hot end where it is the first.
+    void insert(ObjectId id, Chain& chain);
     void count_use(ObjectId id);
     void learn_now_and_then();
     [[nodiscard]] std::uint32_t horizon() const;
@@ -82,7 +71,7 @@ private:
     Reuse reuse_;
     Sample sample_{reuse_};
     Ghosts ghosts_;
-    std::vector<Burst> bursts_;  // by hash of client; one that is pushed out begins anew
+    Chains chains_;
     std::int64_t origin_ns_ = 0;
     std::uint32_t now_ = 0;  // ticks since the first call
     bool started_ = false;

@@ -8,7 +8,7 @@ namespace kvfs::policy {
 namespace {
 
 // An object that nothing is known of is used again at this rate divided by its age.
-constexpr double kPriorRate = 0.3;
+constexpr double kPriorRate = 0.1;
 // As many objects as have to pass a bin before what they did outweighs what was assumed.
 constexpr double kPriorWeight = 30;
 

@@ -41,7 +41,7 @@ std::uint64_t S3Fifo::victims(std::uint64_t bytes_wanted, const Filter& filter, 
     // each may go round three times before it has no use left; one that is refused goes round too
     auto left = 4 * (small_.list.size + main_.list.size);
     while (bytes < bytes_wanted && left-- > 0) {
-        const bool from_small = main_.list.empty() || (!small_.list.empty() && small_.bytes > small_bytes_);
+        const bool from_small = main_.list.empty() || (!small_.list.empty() && small_.bytes > capacity_bytes_ / 10);
         const auto id = from_small ? small_.list.cold : main_.list.cold;
         if (id == Order::kNone) break;
         auto& object = objects_[id];
@@ -62,7 +62,11 @@ std::uint64_t S3Fifo::victims(std::uint64_t bytes_wanted, const Filter& filter, 
             ++evicted_;
         }
     }
-    const auto places = std::max<std::size_t>((small_.list.size + main_.list.size) * 9 / 10, 1);
+    // as many as the main queue has places, for objects of the size that they have on average
+    const auto all = static_cast<double>(small_.bytes + main_.bytes);
+    const auto count = static_cast<double>(small_.list.size + main_.list.size);
+    const auto places =
+        all == 0 ? ghosts_.size() : static_cast<std::size_t>(static_cast<double>(capacity_bytes_) * 0.9 * count / all);
     while (ghosts_.size() > places) ghosts_.pop_oldest();
     return bytes;
 }

@@ -14,7 +14,7 @@ namespace kvfs::policy {
 
 class S3Fifo final : public Policy {
 public:
-    S3Fifo(const Host& host, const Options& options) : host_(host), small_bytes_(options.capacity_bytes / 10) {}
+    S3Fifo(const Host& host, const Options& options) : host_(host), capacity_bytes_(options.capacity_bytes) {}
 
     void admitted(ObjectId id, std::uint64_t length, const Access& access) override;
     void touched(ObjectId id, const Access& access) override;
@@ -42,7 +42,7 @@ private:
     void take_out(ObjectId id);
 
     const Host& host_;
-    std::uint64_t small_bytes_;
+    std::uint64_t capacity_bytes_;
     Order order_;
     Queue small_;
     Queue main_;

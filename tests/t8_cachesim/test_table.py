@@ -52,7 +52,7 @@ def test_conversations_reach_the_best_of_each_column(conversation: Report) -> No
 
 
 @needs(CODING_AGENTS)
-@pytest.mark.parametrize("sessions_per_hour", [60, 100, pytest.param(300, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("sessions_per_hour", [100, pytest.param(300, marks=pytest.mark.ci)])
 def test_coding_agents_are_within_a_point_of_lru(sessions_per_hour: int) -> None:
     report = simulate(CODING_AGENTS, ("5%",), ("kvfs", "lru"), arrivals=Arrivals(sessions_per_hour))
     (mine,), (lru,) = prefix_hits(report, "kvfs"), prefix_hits(report, "lru")
