@@ -247,7 +247,7 @@ int Store::check_setting(InodeNumber ino, std::string_view name, std::string_vie
 
 // One line, but not one for each attempt of somebody who tries for ever.
 void Store::complain(InodeNumber ino, const std::string& text) {
-    constexpr unsigned kMost = 20;
+    constexpr std::uint64_t kMost = 20;
     constexpr std::int64_t kWindow = 60 * kSecond;
     counters_.settings_refused.fetch_add(1, std::memory_order_relaxed);
     const std::int64_t now = now_ns();

@@ -428,7 +428,7 @@ private:
     SettingsTable settings_;
     Quotas quotas_;
     std::int64_t complaints_since_ns_ = 0;
-    unsigned complaints_ = 0;
+    std::uint64_t complaints_ = 0;
     std::int64_t sweep_after_ns_ = 0;
     std::atomic<std::uint32_t> tail_buffers_wanted_{0};  // by coroutines that wait for one
     std::uint64_t reserved_blocks_ = 0;                  // promised to tails and by fallocate, not handed out yet
