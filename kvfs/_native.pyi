@@ -66,8 +66,33 @@ def check(path: str, verify_data: bool = True, progress: Callable[[int, int], No
     "segments_used", "log_frames", "clean": bool (closed in order),
     "problems": [{"kind", "where", "detail"}...], "problem_count"}``;
     ``files`` counts all that is not a directory.
+    Damage to checkpoint or log, for which ``Store`` refuses the volume, is a problem here: what is left is checked.
     Raises OSError like ``Store`` when the volume cannot be opened at all.
     """
+
+def repair(path: str, verify_data: bool = True, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """fsck --repair: check; where that found anything, keep what can be trusted, drop the rest, check metadata again.
+
+    ``{"before": as check(), "after": as check(), "done": [line, ...], "files_dropped": int}``; a volume without
+    problems is not written to. Raises OSError like ``Store``, and ENOSPC when there is no room for a new checkpoint.
+    """
+
+def scrub_start(store: Store, rate: int = 0) -> None:
+    """Begin to read and verify everything, or go on where it was paused, in this mount or an earlier one.
+
+    ``rate``: bytes a second at most, 0: unlimited; a scrub under way takes it too.
+    """
+
+def scrub_pause(store: Store) -> None:
+    """Blocks for a request of the device. The position is kept."""
+
+def scrub_cancel(store: Store) -> None:
+    """As scrub_pause; the next start begins at the beginning."""
+
+def scrub_status(store: Store) -> dict[str, int]:
+    """``running`` (0 or 1), ``next_inode`` (0: no pass is under way), ``rate_bytes``, ``expected_bytes``; of the pass:
+    ``pass_files``, ``pass_bytes``, ``pass_damaged`` (checksummed units), ``pass_dropped`` (files), ``pass_unreadable``
+    (requests), ``started_ns``; ``finished_ns`` and ``passes_total`` of complete passes."""
 
 @final
 class ReadBuffer:

@@ -268,6 +268,7 @@ class Frame:
     sequence: int  # one more than the frame before it, across segments
     offset: int  # bytes from the start of the segment
     flags: int = 0  # FrameFlags
+    unflushed: int = 0  # 1 + how many frames right before it were not known to be on the medium; 0: not said
     record_count: int
     payload: bytes
 
@@ -279,7 +280,7 @@ class Frame:
         """Whole blocks, zero-padded."""
         # fmt: off
         header = _FRAME_HEADER.pack(FRAME_MAGIC, 0, len(self.payload), self.record_count, self.uuid, self.generation,
-                                    self.sequence, self.offset, self.flags, 0)
+                                    self.sequence, self.offset, self.flags, self.unflushed)
         # fmt: on
         return _sealed(header + self.payload, _FRAME_CRC).ljust(self.disk_bytes, b"\0")
 
@@ -291,14 +292,14 @@ class Frame:
         """
         if len(data) < _FRAME_HEADER.size or int.from_bytes(data[:4], "little") != FRAME_MAGIC:
             raise BadMagic(f"expected the magic {FRAME_MAGIC.to_bytes(4, 'little').decode()}, found {data[:4].hex()}")
-        _, _, size, count, uuid, generation, sequence, offset, flags, _ = _FRAME_HEADER.unpack_from(data)
+        _, _, size, count, uuid, generation, sequence, offset, flags, unflushed = _FRAME_HEADER.unpack_from(data)
         end = _FRAME_HEADER.size + size
         if len(data) < end:
             raise BadChecksum(f"expected a frame of {end} bytes, found {len(data)}")
         _check_crc(data[:end], _FRAME_CRC)
         # fmt: off
         return cls(uuid=uuid, generation=generation, sequence=sequence, offset=offset, flags=flags,
-                   record_count=count, payload=data[_FRAME_HEADER.size:end])
+                   unflushed=unflushed, record_count=count, payload=data[_FRAME_HEADER.size:end])
         # fmt: on
 
     def records(self) -> list["Record"]:

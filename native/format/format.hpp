@@ -131,9 +131,13 @@ struct FrameHeader {
     std::uint64_t sequence;    // one more than the frame before it, across segments
     std::uint64_t offset;      // bytes from the start of the segment
     std::uint32_t flags;       // FrameFlags
-    std::uint32_t reserved;
+    // Of the log: 1 + how many of the frames right before this one were not known to be on the medium when this one was
+    // written. When one of the others cannot be read later on, the medium has lost it: without this, a frame that was
+    // damaged looks like the end of the log (see log_scan.hpp). 0: not said.
+    std::uint32_t unflushed;
 };
 static_assert(offsetof(FrameHeader, generation) == 32);
+static_assert(offsetof(FrameHeader, unflushed) == 60);
 static_assert(sizeof(FrameHeader) == 64);
 
 enum FrameFlags : std::uint32_t { kCheckpointEnd = 1 };

@@ -254,6 +254,7 @@ void write_frame(const FramePlace& place, std::string_view payload, std::uint32_
     header.sequence = place.sequence;
     header.offset = place.offset;
     header.flags = flags;
+    header.unflushed = place.unflushed;
     std::memcpy(out.data(), &header, sizeof header);
     std::memcpy(out.data() + sizeof header, payload.data(), payload.size());
     const std::size_t used = sizeof header + payload.size();

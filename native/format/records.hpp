@@ -79,6 +79,7 @@ struct FramePlace {
     std::uint64_t generation;
     std::uint64_t sequence;
     std::uint64_t offset;
+    std::uint32_t unflushed = 0;  // of a frame to be written (FrameHeader)
 };
 
 // Header and payload, padded to whole blocks, into `out` (which has room: frame_bytes(payload.size())).

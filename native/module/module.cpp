@@ -24,7 +24,6 @@
 #include "module/settings.hpp"
 #include "module/splitter.hpp"
 #include "module/warm.hpp"
-#include "store/check.hpp"
 #include "store/store.hpp"
 #include "store/volume.hpp"
 
@@ -310,6 +309,8 @@ nb::dict PyStore::statistics() {
     log["checkpoint_bytes_total"] = get(c.checkpoint_bytes);
     log["recovery_seconds"] = static_cast<double>(g.recovery_ns) / 1e9;
     log["recovered_frames"] = g.recovered_frames;
+    log["recovery_cut_frames"] = g.cut_frames;
+    log["damaged_superblocks"] = g.damaged_superblocks;
     out["log"] = log;
     nb::dict space;
     space["segment_bytes"] = s.superblock().segment_size;
@@ -336,6 +337,7 @@ nb::dict PyStore::statistics() {
     device["buffers_registered"] = s.rings().buffers_registered() ? 1 : 0;
     out["device"] = device;
     add_settings_statistics(out, s);
+    out["scrub"] = scrub_dict(s);
     out["read_only"] = s.is_read_only() ? 1 : 0;
     return out;
 }
@@ -405,43 +407,6 @@ nb::dict format_store(const std::string& path, std::uint64_t size, std::uint64_t
     return superblock_dict(store::format_volume(path, request));
 }
 
-nb::dict check(const std::string& path, bool verify_data, nb::object progress) {
-    std::function<void(std::uint64_t, std::uint64_t)> tell;
-    if (!progress.is_none()) {
-        tell = [&](std::uint64_t done, std::uint64_t total) {
-            const nb::gil_scoped_acquire locked;
-            progress(done, total);
-        };
-    }
-    store::CheckReport report;
-    {
-        const nb::gil_scoped_release unlocked;
-        report = store::check_volume(path, verify_data, tell);
-    }
-    nb::dict out;
-    out["files"] = report.files;
-    out["directories"] = report.directories;
-    out["bytes"] = report.bytes;
-    out["extents"] = report.extents;
-    out["segments"] = report.segments;
-    out["segments_used"] = report.segments_used;
-    out["log_frames"] = report.log_frames;
-    out["clean"] = report.was_clean;
-    nb::list problems;
-    for (const auto& problem : report.problems) {
-        nb::dict entry;
-        entry["kind"] = problem.kind;
-        entry["where"] = nb::steal(PyUnicode_DecodeUTF8(
-            problem.where.data(), static_cast<Py_ssize_t>(problem.where.size()), "backslashreplace"));
-        entry["detail"] = nb::steal(PyUnicode_DecodeUTF8(
-            problem.detail.data(), static_cast<Py_ssize_t>(problem.detail.size()), "backslashreplace"));
-        problems.append(entry);
-    }
-    out["problems"] = problems;
-    out["problem_count"] = report.problem_count;
-    return out;
-}
-
 Attributes make(PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t mode, std::uint32_t uid,
                 std::uint32_t gid, const nb::bytes* target, bool defer) {
     Attributes out{};
@@ -496,7 +461,6 @@ NB_MODULE(_native, m) {
     m.def("format_store", &format_store, "path"_a, "size"_a, "segment_size"_a = 0, "label"_a = "",
           "uuid"_a = nb::bytes(""));
     m.def("inspect", &inspect, "path"_a);
-    m.def("check", &check, "path"_a, "verify_data"_a = true, "progress"_a = nb::none());
 
     nb::class_<PyReadBuffer>(m, "ReadBuffer", nb::type_slots(read_buffer_slots))
         .def("__len__", [](const PyReadBuffer& self) { return self.result.size; });
@@ -665,7 +629,9 @@ NB_MODULE(_native, m) {
         .def("statistics", &PyStore::statistics)
         .def("close", &PyStore::close);
 
+    bind_check(m);
     bind_policy(m);
+    bind_scrub(m);
     bind_settings(m);
     bind_splitter(m);
     bind_warm(m);

@@ -12,4 +12,11 @@ namespace kvfs::python {
 // The native store behind a kvfs._native.Store; raises OSError EBADF when it is closed. The GIL is held.
 std::shared_ptr<store::Store> store_of(nanobind::handle store);
 
+// check and repair of volumes that nobody has mounted
+void bind_check(nanobind::module_& m);
+
+// scrubbing of an open store, and the part of its statistics that is about that
+void bind_scrub(nanobind::module_& m);
+nanobind::dict scrub_dict(store::Store& store);
+
 }  // namespace kvfs::python

@@ -1,14 +1,11 @@
 #include "store/check.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "format/superblock.hpp"
 #include "store/store.hpp"
-#include "store/volume.hpp"
 
 namespace kvfs::store {
 namespace {
@@ -22,15 +19,17 @@ public:
     Checker(const std::string& path, bool verify_data,
             const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap)
         : path_(path),
-          tap_(tap),
-          store_(path, Options{.read_only = true, .exclusive = false, .owner = {}, .tap = tap}),
+          store_(path, Options{.read_only = true, .exclusive = false, .salvage = true, .owner = {}, .tap = tap}),
           verify_(verify_data),
           progress_(progress) {}
 
     CheckReport run() {
-        superblocks();
-        for (const Event& event : store_.take_events()) {
-            if (const auto* log = std::get_if<LogEvent>(&event)) problem("log", path_, log->text);
+        for (const auto* list : {&store_.superblock_damage_, &store_.metadata_damage_}) {
+            for (const Damage& each : *list) problem(each.kind, each.where, each.detail);
+        }
+        for (const Event& event : store_.take_events()) {  // of which the superblocks' are in the list already
+            const auto* log = std::get_if<LogEvent>(&event);
+            if (log != nullptr && log->level >= 40) problem("log", path_, log->text);
         }
         report_.was_clean = (store_.sb_.flags & format::kClean) != 0;
         report_.log_frames = store_.recovered_frames_;
@@ -52,14 +51,6 @@ private:
         ++report_.problem_count;
         if (report_.problems.size() < 1000)
             report_.problems.push_back({std::move(kind), std::move(where), std::move(detail)});
-    }
-
-    void superblocks() {
-        Device device(path_, false, tap_);
-        for (const auto& copy : device.read_superblocks()) {
-            if (copy.check.fault == format::Fault::kValid) continue;
-            problem("superblock", std::string("superblock ") + format::copy_name(copy.copy), copy.check.problem);
-        }
     }
 
     std::string name_of(InodeNumber ino) {
@@ -105,7 +96,10 @@ private:
                 std::memcpy(&header, block.data(), sizeof header);
                 const std::string fault =
                     format::check_segment_header(header, store_.sb_.uuid, id, store_.segments_.at(id).generation);
-                if (!fault.empty()) problem("segment", where, fault);
+                if (!fault.empty()) {
+                    problem("segment", where, fault);
+                    report_.bad_headers.push_back(id);
+                }
             }
             std::sort(uses.begin(), uses.end(), [](const Use& a, const Use& b) { return a.block < b.block; });
             for (std::size_t i = 1; i < uses.size(); ++i) {
@@ -155,6 +149,9 @@ private:
                 store_.checksum_({buffer.data(), static_cast<std::size_t>(bytes)}, extent.segment,
                                  store_.segments_.at(extent.segment).generation, extent.block + at);
             if (found == expected) continue;
+            if (report_.bad_files.empty() || report_.bad_files.back().ino != ino) {
+                report_.bad_files.push_back({ino, name_of(ino)});
+            }
             char text[96];
             std::snprintf(text, sizeof text, "expected checksum %016llx, found %016llx",
                           static_cast<unsigned long long>(expected), static_cast<unsigned long long>(found));
@@ -163,7 +160,6 @@ private:
     }
 
     std::string path_;
-    uring::Tap* tap_;
     Store store_;
     bool verify_;
     const std::function<void(std::uint64_t, std::uint64_t)>& progress_;

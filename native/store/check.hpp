@@ -1,4 +1,4 @@
-// fsck: recover a volume in memory, write nothing, and hold everything against everything else.
+// fsck: recover a volume in memory, or what is left of it, write nothing, and hold everything against everything else.
 #pragma once
 
 #include <cstdint>
@@ -6,21 +6,25 @@
 #include <string>
 #include <vector>
 
+#include "store/damage.hpp"
+#include "store/inodes.hpp"
+#include "store/segments.hpp"
 #include "uring/tap.hpp"
 
 namespace kvfs::store {
 
-struct CheckProblem {
-    std::string kind;  // superblock, segment, checksum, overlap, log, io
-    std::string where;
-    std::string detail;
-};
-
 struct CheckReport {
     std::uint64_t files = 0, directories = 0, bytes = 0, extents = 0, segments = 0, segments_used = 0, log_frames = 0;
     bool was_clean = false;
-    std::vector<CheckProblem> problems;  // at most 1000 are kept
+    std::vector<Damage> problems;  // at most 1000 are kept
     std::uint64_t problem_count = 0;
+    // for a repair: files with data that does not verify, and segments with data but no valid header
+    struct File {
+        InodeNumber ino;
+        std::string path;
+    };
+    std::vector<File> bad_files;
+    std::vector<SegmentId> bad_headers;
 };
 
 // Throws OpenError when the volume cannot be opened at all. `progress(done, total)` in bytes of file data; it may

@@ -13,7 +13,7 @@ constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold o
 }  // namespace
 
 bool Checkpoint::is_due() const {
-    return store_.log_bytes_since_checkpoint_ > store_.log_pace() ||
+    return store_.checkpoint_wanted_ || store_.log_bytes_since_checkpoint_ > store_.log_pace() ||
            store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size();
 }
 

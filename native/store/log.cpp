@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <limits>
 
 #include "store/checkpoint.hpp"
 #include "store/durable.hpp"
@@ -82,8 +83,15 @@ void Store::fail_log(int error) {
     if (log_error_ != 0) return;
     log_error_ = error;
     read_only_ = true;
+    checkpoint_done_.notify_all();
     say(50, std::string("the metadata log cannot be written (") + std::strerror(-error) +
                 "): the volume is read-only from here on; nothing that was fsynced is lost");
+}
+
+// What a frame at this position says of those before it (FrameHeader::unflushed). Only the committer moves either.
+std::uint32_t Store::unflushed_frames(const LogPosition& at) const {
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(at.sequence - log_flushed_ + 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 // Committer thread, mutex held; let go of during I/O. Changes appended meanwhile wait for the next chunk.
@@ -100,8 +108,8 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
         writer.next(*next, generation);
         const LogPosition at = log_position_;
         guard.unlock();
-        format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset}, writer.bytes(), writer.count(), 0,
-                            {buffer.data(), format::kBlock});
+        format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset, unflushed_frames(at)}, writer.bytes(),
+                            writer.count(), 0, {buffer.data(), format::kBlock});
         int rc = write_segment_header(*next, format::SegmentClass::kLog);
         if (rc == 0) {
             uring::Batch batch(rings_->here());
@@ -116,8 +124,8 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     }
     const LogPosition at = log_position_;
     guard.unlock();
-    format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset}, chunk.payload, chunk.records, 0,
-                        {buffer.data(), need});
+    format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset, unflushed_frames(at)}, chunk.payload,
+                        chunk.records, 0, {buffer.data(), need});
     uring::Batch batch(rings_->here());
     batch.add(uring::OpKind::kWrite, buffer.data(), need,
               device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
@@ -156,6 +164,7 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
             guard.lock();
             if (rc != 0) break;
             lsn_durable_ = std::max(lsn_durable_, written);
+            log_flushed_ = log_position_.sequence;
         }
         rc = write_frame(guard, chunk);
         if (rc != 0) break;
@@ -167,7 +176,10 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
         guard.unlock();
         rc = device_sync();
         guard.lock();
-        if (rc == 0) lsn_durable_ = std::max(lsn_durable_, written);
+        if (rc == 0) {
+            lsn_durable_ = std::max(lsn_durable_, written);
+            log_flushed_ = log_position_.sequence;
+        }
     }
     if (rc != 0) fail_log(rc);
     std::vector<std::coroutine_handle<>> ready;
@@ -202,6 +214,9 @@ void Store::committer() {
         Checkpoint checkpoint(*this);
         if (log_error_ == 0 && (stopping || checkpoint.is_due())) {
             const int rc = checkpoint.run(guard, stopping);
+            checkpoint_wanted_ = false;
+            ++checkpoint_attempts_;
+            checkpoint_done_.notify_all();
             if (rc != 0 && rc != -ENOSPC) fail_log(rc);
             if (rc == -ENOSPC) say(30, "no room for a checkpoint: recovery will read a longer log");
             segments_.collect(lsn_durable_);

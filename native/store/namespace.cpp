@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <limits>
 
+#include "store/scrub.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
@@ -613,7 +614,9 @@ int Store::listxattr(std::uint64_t ino, std::vector<std::string>& out) {
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
     if (!inode->has(kHasXattrs)) return 0;
-    for (const auto& pair : inodes_.xattrs[static_cast<InodeNumber>(ino)]) out.push_back(pair.first);
+    for (const auto& pair : inodes_.xattrs[static_cast<InodeNumber>(ino)]) {
+        if (!pair.first.starts_with(kHiddenPrefix)) out.push_back(pair.first);
+    }
     return 0;
 }
 

@@ -56,8 +56,18 @@ bool Store::verify(const Granule& granule, const std::byte* data) {
            granule.checksum;
 }
 
-// A mismatch: counted, logged, and the file is dropped so that the next lookup is a clean miss.
-void Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data) {
+// The file still has that granule where it was read. The mutex is held.
+bool Store::refers_to(const Inode& inode, const Granule& granule) const {
+    bool found = false;
+    inodes_.visit(inode, granule.logical, granule.logical + granule.wanted, [&](std::uint64_t, const Extent& extent) {
+        found = found || (extent.segment == granule.segment && granule.block >= extent.block &&
+                          granule.block < extent.block + extent.run_blocks);
+    });
+    return found;
+}
+
+// A mismatch: counted, logged, and the file is dropped so that the next lookup is a clean miss. True when it was.
+bool Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data) {
     counters_.checksum_errors.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t found =
         checksum_({data, granule.blocks * kBlock}, granule.segment, granule.generation, granule.block);
@@ -75,7 +85,12 @@ void Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byt
         static_cast<unsigned long long>(granule.checksum), static_cast<unsigned long long>(found));
     if (inode == nullptr || inode->nlink == 0 || read_only_) {
         say(40, text + ("not dropped: " + std::string(read_only_ ? "read-only" : "unlinked already")));
-        return;
+        return false;
+    }
+    if (!inode->is_regular() || !refers_to(*inode, granule)) {
+        // replaced while it was being read, or the number is another file's by now
+        say(40, text + std::string("not dropped: no file refers to it any more"));
+        return false;
     }
     say(40, text + ("file dropped: " + name));
     while (inode->nlink > 0) {
@@ -89,6 +104,7 @@ void Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byt
     log_.commit();
     counters_.files_dropped.fetch_add(1, std::memory_order_relaxed);
     drop_file_if_idle(ino);
+    return true;
 }
 
 // The part of a granule that is in the cache, to where the plan wants it.

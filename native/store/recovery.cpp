@@ -7,50 +7,11 @@
 #include <cerrno>
 #include <cstring>
 
+#include "store/log_scan.hpp"
 #include "store/plausible.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
-namespace {
-
-constexpr std::size_t kReadAhead = std::size_t{4} << 20;
-
-// A forward-moving window over one segment, read with few large requests.
-class SegmentReader {
-public:
-    SegmentReader(const uring::PlainIo& io, std::uint64_t base, std::uint64_t size)
-        : io_(io), base_(base), size_(size), buffer_(Buffer::heap(kReadAhead)) {}
-
-    // At least `bytes` from `offset` on, fewer at the segment's end; empty on an I/O error.
-    std::span<const std::byte> at(std::uint64_t offset, std::uint64_t bytes) {
-        bytes = std::min(bytes, size_ - offset);
-        if (offset >= start_ && offset + bytes <= start_ + length_) {
-            return {buffer_.data() + (offset - start_), start_ + length_ - offset};
-        }
-        const std::uint64_t wanted = std::min(std::max<std::uint64_t>(bytes, kReadAhead), size_ - offset);
-        if (wanted > buffer_.size()) buffer_ = Buffer::heap(wanted);
-        length_ = 0;
-        start_ = offset;
-        while (length_ < wanted) {
-            const ssize_t got = io_.read(buffer_.data() + length_, wanted - length_, base_ + offset + length_);
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) break;
-            length_ += static_cast<std::uint64_t>(got);
-        }
-        return {buffer_.data(), length_};
-    }
-
-private:
-    const uring::PlainIo& io_;
-    std::uint64_t base_;
-    std::uint64_t size_;
-    Buffer buffer_;
-    std::uint64_t start_ = 0;
-    std::uint64_t length_ = 0;
-};
-
-}  // namespace
-
 void Recovery::problem(std::string text) {
     ++problem_count_;
     if (problems_.size() < 100) problems_.push_back(std::move(text));
@@ -58,30 +19,29 @@ void Recovery::problem(std::string text) {
 
 bool Recovery::replay(std::vector<SegmentId>& visited) {
     bool ended = false;
+    bool resumed = true;  // perhaps in the middle of a segment that was visited
     while (!ended) {
         if (position_.segment >= store_.sb_.segment_count) break;
         const auto id = static_cast<SegmentId>(position_.segment);
-        if (std::find(visited.begin(), visited.end(), id) != visited.end()) break;  // a loop cannot be a log
-        visited.push_back(id);
-        SegmentReader reader(store_.io_, store_.device_offset(id, 0), store_.sb_.segment_size);
+        if (std::find(visited.begin(), visited.end(), id) == visited.end()) {
+            visited.push_back(id);
+        } else if (!resumed) {
+            break;  // a loop cannot be a log
+        }
+        resumed = false;
+        SegmentReader reader(store_.io_, store_.sb_, id);
         jump_ = false;
         while (!jump_ && !ended && position_.offset + format::kBlock <= store_.sb_.segment_size) {
-            const format::FramePlace place{store_.sb_.uuid, position_.generation, position_.sequence, position_.offset};
-            std::uint64_t needs = 0;
-            auto data = reader.at(position_.offset, format::kBlock);
-            auto header = format::parse_frame(place, data, &needs);
-            if (!header && needs > data.size()) {
-                data = reader.at(position_.offset, needs);
-                header = format::parse_frame(place, data, &needs);
-            }
-            if (!header) break;
-            if (!format::read_records(data.subspan(sizeof(format::FrameHeader), header->payload_bytes), *this)) {
+            const auto frame =
+                read_frame(reader, {store_.sb_.uuid, position_.generation, position_.sequence, position_.offset});
+            if (!frame) break;
+            if (!format::read_records(frame->payload, *this)) {
                 problem("log frame " + std::to_string(position_.sequence) + ": records cannot be parsed");
             }
             ++frames_;
             ++position_.sequence;
-            position_.offset += format::frame_bytes(header->payload_bytes);
-            ended = (header->flags & format::kCheckpointEnd) != 0;
+            position_.offset += format::frame_bytes(frame->header.payload_bytes);
+            ended = (frame->header.flags & format::kCheckpointEnd) != 0;
         }
         if (!jump_) break;
         position_.segment = jump_to_.segment;
@@ -91,25 +51,24 @@ bool Recovery::replay(std::vector<SegmentId>& visited) {
     return ended;
 }
 
-void Recovery::run() {
+void Recovery::run(bool is_doubtful) {
     const format::Superblock& sb = store_.sb_;
     store_.inodes_.claim(kRoot, S_IFDIR | 0755);
-    if (sb.checkpoint_segment != format::kNoSegment) {
-        position_ = {sb.checkpoint_segment, sb.checkpoint_generation, format::kBlock, 1};
-        if (!replay(store_.checkpoint_segments_)) {
-            throw OpenError(EUCLEAN, "the checkpoint in segment " + std::to_string(sb.checkpoint_segment) +
-                                         " is damaged: expected its last frame after frame " +
-                                         std::to_string(position_.sequence - 1) + ", found none; run kvfsctl fsck");
-        }
-    }
+    if (sb.checkpoint_segment != format::kNoSegment) read_checkpoint();
+    in_log_ = true;
+    const std::uint64_t before = frames_;
     position_ = {sb.log_segment, sb.log_generation, sb.log_offset, sb.log_sequence};
     replay(store_.log_segments_);
+    // closed in order, by a superblock that is the newest: there is nothing after the checkpoint
+    if (is_doubtful || (sb.flags & format::kClean) == 0 || frames_ != before) judge_end_of_log();
     store_.log_position_ = position_;
-    for (const auto* list : {&store_.checkpoint_segments_, &store_.log_segments_}) {
+    for (const auto* list : {&store_.checkpoint_segments_, &store_.log_segments_, &beyond_}) {
         for (const SegmentId id : *list) {
+            if (store_.segments_.at(id).state == SegmentState::kMetadata) continue;
             store_.segments_.restore(id, store_.segments_.at(id).generation, SegmentState::kMetadata);
         }
     }
+    if (!damage_.empty()) salvage();
     attach_names();
     drop_damaged();
     drop_unreachable();
@@ -122,14 +81,26 @@ void Recovery::run() {
         store_.say(40, "recovery left out " + std::to_string(problem_count_) +
                            " damaged entries; first: " + problems_.front());
     }
+    if (!damage_.empty()) return;
+    if (cut_frames_ > 0) {
+        store_.say(20, "the log ends at frame " + std::to_string(position_.sequence) + "; " +
+                           std::to_string(cut_frames_) + " frames beyond it never became durable and are left out");
+    } else if (is_torn_) {
+        store_.say(20, "the log ends in frame " + std::to_string(position_.sequence) +
+                           ", which was not written completely (or is damaged) and is left out");
+    }
 }
 
 void Recovery::inode(const format::InodeBody& body, std::span<const format::ExtentView> extents) {
     if (!is_plausible_inode(body, store_.sb_)) {
         return problem("inode " + std::to_string(body.ino) + ": number, type or size out of range");
     }
+    const Inode* known = store_.inodes_.find(body.ino);
+    const bool is_new = known == nullptr || (known->mode & S_IFMT) != (body.mode & S_IFMT);
     Inode* inode = store_.inodes_.claim(body.ino, body.mode);
     if (inode == nullptr) return problem("inode " + std::to_string(body.ino) + ": number out of range");
+    judge_completeness(body, is_new);
+    newest_ns_ = std::max(newest_ns_, body.ctime_ns);
     inode->mode = static_cast<std::uint16_t>(body.mode);
     store_.inodes_.set_owner(*inode, {body.uid, body.gid});
     inode->atime_ns = body.atime_ns;
@@ -152,6 +123,10 @@ void Recovery::inode(const format::InodeBody& body, std::span<const format::Exte
         if (e.segment == format::kHoleSegment) {
             store_.inodes_.carve(*inode, e.logical, e.logical + e.blocks);
             continue;
+        }
+        // the record that opened the segment may be among what is lost
+        if (lossy_ && store_.segments_.at(e.segment).generation < e.generation) {
+            store_.segments_.restore(e.segment, e.generation, SegmentState::kSealed);
         }
         Extent extent;
         extent.segment = e.segment;
@@ -176,6 +151,7 @@ void Recovery::name_set(std::uint64_t parent, std::string_view name, std::uint64
     if (!is_plausible_name(name) || !is_plausible_number(parent, store_.sb_) || !is_plausible_number(ino, store_.sb_)) {
         return problem("a name in directory " + std::to_string(parent) + " cannot be one");
     }
+    if (ino == undescribed_) undescribed_ = 0;
     const auto in = static_cast<InodeNumber>(parent);
     const NameId id = store_.names_.find(in, name);
     if (id != 0) {
@@ -218,6 +194,7 @@ void Recovery::symlink(std::uint64_t ino, std::string_view target) {
     if (!is_plausible_target(target)) {
         return problem("inode " + std::to_string(ino) + ": its link leads to no path");
     }
+    incomplete_.erase(static_cast<InodeNumber>(ino));
     delete inode->target;
     inode->target = new std::string(target);
     inode->size = target.size();
@@ -264,8 +241,15 @@ void Recovery::attach_names() {
         }
     });
     for (const NameId id : dangling) {
-        problem("a name in directory " + std::to_string(store_.names_.at(id).parent) + " refers to nothing");
+        // where a part of the metadata is lost they are to be expected
+        if (damage_.empty()) {
+            problem("a name in directory " + std::to_string(store_.names_.at(id).parent) + " refers to nothing");
+        }
         store_.names_.erase(id);
+    }
+    if (!damage_.empty() && !dangling.empty()) {
+        damage("checkpoint", "names",
+               std::to_string(dangling.size()) + " names refer to what is lost and are left out");
     }
     store_.inodes_.find(kRoot)->nlink = 1;
 }
@@ -304,11 +288,14 @@ void Recovery::take_over(const std::string& owner) {
     int rc = s.write_superblock();
     if (rc != 0) throw OpenError(-rc, std::string("cannot write the superblock: ") + std::strerror(-rc));
 
-    // a frame at the old log's end points to a segment of this mount; what a crash left behind that end is cut off
     const auto fresh = s.segments_.take_for_metadata();
     if (!fresh) throw OpenError(ENOSPC, "no free segment for the log");
     const std::uint64_t generation = s.segments_.at(*fresh).generation;
     rc = s.write_segment_header(*fresh, format::SegmentClass::kLog);
+    if (rc != 0) throw OpenError(-rc, std::string("cannot start a log: ") + std::strerror(-rc));
+    if (!damage_.empty()) return start_over(*fresh, generation);
+
+    // a frame at the old log's end points to a segment of this mount; what a crash left behind that end is cut off
     format::RecordWriter writer;
     writer.segment_open({*fresh, generation, static_cast<std::uint32_t>(format::SegmentClass::kLog), 0});
     writer.next(*fresh, generation);
@@ -320,14 +307,15 @@ void Recovery::take_over(const std::string& owner) {
                                      std::to_string(at.offset) +
                                      ": expected room that is the log's own; run kvfsctl fsck");
     }
-    format::write_frame({s.sb_.uuid, at.generation, at.sequence, at.offset}, writer.bytes(), writer.count(), 0,
+    // the superblock was flushed, and all frames before it with it
+    format::write_frame({s.sb_.uuid, at.generation, at.sequence, at.offset, 1}, writer.bytes(), writer.count(), 0,
                         {block.data(), format::kBlock});
     const std::uint64_t offset = s.device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset;
-    if (rc == 0 && s.io_.write(block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock))
-        rc = -errno;
+    if (s.io_.write(block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) rc = -errno;
     if (rc == 0 && s.io_.sync() != 0) rc = -errno;
     if (rc != 0) throw OpenError(-rc, std::string("cannot start a log: ") + std::strerror(-rc));
     s.log_position_ = {*fresh, generation, format::kBlock, at.sequence + 1};
+    s.log_flushed_ = at.sequence + 1;
     s.log_segments_.push_back(*fresh);
 
     Inode& root = *s.inodes_.find(kRoot);

@@ -15,6 +15,7 @@
 
 #include "format/superblock.hpp"
 #include "store/recovery.hpp"
+#include "store/scrub.hpp"
 #include "store/volume.hpp"
 
 namespace kvfs::store {
@@ -41,7 +42,10 @@ Store::Store(const std::string& path, const Options& options) {
     read_only_ = options.read_only || !options.exclusive;
     Device device(path, !read_only_, options.tap);
     device.lock(!read_only_);
-    sb_ = device.choose_superblock();
+    sb_ = device.choose_superblock(&superblock_damage_);
+    for (const Damage& damage : superblock_damage_) {
+        say(30, path + ": " + damage.where + ": " + damage.detail + "; the newest of the others serves");
+    }
     if (sb_.ro_compat != 0 && !read_only_) {
         throw OpenError(EROFS, path + ": the volume has features that this version can only read: mount it read-only");
     }
@@ -53,8 +57,15 @@ Store::Store(const std::string& path, const Options& options) {
         segments_.configure(sb_.segment_count, sb_.segment_size / format::kBlock, sb_.epoch + 1);
         const auto started = std::chrono::steady_clock::now();
         Recovery recovery(*this);
-        recovery.run();
+        recovery.run(!superblock_damage_.empty());
+        metadata_damage_ = recovery.damage();
+        if (!metadata_damage_.empty() && !options.salvage) {
+            const Damage& first = metadata_damage_.front();
+            throw OpenError(EUCLEAN, path + ": " + first.where + ": " + first.detail + "; run `kvfsctl fsck --repair " +
+                                         path + "`");
+        }
         recovered_frames_ = recovery.frames();
+        cut_frames_ = recovery.cut_frames();
         recovery_ns_ = static_cast<std::uint64_t>(
             std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - started).count());
         expect_metadata();
@@ -76,6 +87,7 @@ Store::Store(const std::string& path, const Options& options) {
         const unsigned rings =
             options.rings != 0 ? options.rings : std::clamp(std::thread::hardware_concurrency(), 1U, kMostRings);
         rings_ = std::make_unique<uring::Rings>(fd_, options.tap, rings, kRingDepth, arena_->memory());
+        scrubber_ = std::make_unique<Scrubber>(*this);
         if (read_only_) return;
         recovery.take_over(options.owner);
         owns_ = true;
@@ -105,6 +117,7 @@ void Store::close() {
     const auto settle = [this] {
         for (auto left = background_.load(); left != 0; left = background_.load()) background_.wait(left);
     };
+    if (scrubber_) scrubber_->stop();
     if (owns_) {
         // publish what is complete: nobody can reopen these files, the mount is gone
         uring::block_on(sync());
@@ -128,6 +141,7 @@ void Store::close() {
 
 // sb_ is changed by one thread at a time: the constructor's, then the committer's.
 int Store::write_superblock() {
+    const std::lock_guard guard(superblock_mutex_);
     ++sb_.sequence;
     sb_.written_ns = now_ns();
     const auto primary = static_cast<std::uint32_t>(sb_.sequence % 2);
@@ -296,6 +310,8 @@ Store::Gauges Store::gauges() {
     out.lsn_durable = lsn_durable_;
     out.recovery_ns = recovery_ns_;
     out.recovered_frames = recovered_frames_;
+    out.cut_frames = cut_frames_;
+    out.damaged_superblocks = superblock_damage_.size();
     for (const auto* pool : {write_pool_.get(), read_pool_.get(), small_pool_.get(), request_pool_.get()}) {
         out.buffers += pool->count();
         out.buffers_idle += pool->idle();

@@ -26,6 +26,7 @@
 
 #include "format/checksum.hpp"
 #include "format/format.hpp"
+#include "store/damage.hpp"
 #include "store/file.hpp"
 #include "store/granule.hpp"
 #include "store/inodes.hpp"
@@ -43,6 +44,8 @@ namespace kvfs::store {
 
 using uring::Async;
 using uring::Buffer;
+
+class Scrubber;
 
 struct Attributes {
     std::uint64_t ino, generation;
@@ -66,6 +69,7 @@ enum RenameFlags : std::uint32_t { kRenameNoReplace = 1, kRenameExchange = 2 };
 struct Options {
     bool read_only = false;
     bool exclusive = true;  // take the volume's lock and, unless read_only, its superblock
+    bool salvage = false;   // damaged metadata is no reason to refuse: use what is left of it (fsck)
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
@@ -214,6 +218,9 @@ public:
     // A line for the log, by logging's numeric levels.
     void say(int level, std::string text);
 
+    // Of a store that was opened to be used.
+    Scrubber& scrubber() { return *scrubber_; }
+
     [[nodiscard]] const Counters& counters() const { return counters_; }
     [[nodiscard]] const format::Superblock& superblock() const { return sb_; }
     [[nodiscard]] const uring::Rings& rings() const { return *rings_; }
@@ -221,7 +228,7 @@ public:
     struct Gauges {
         std::uint64_t files, names, open_files, segments, segments_free, segments_metadata, live_blocks,
             reserved_blocks, capacity_blocks, log_pending_bytes, lsn_appended, lsn_durable, recovery_ns,
-            recovered_frames, buffers_idle, buffers;
+            recovered_frames, cut_frames, damaged_superblocks, buffers_idle, buffers;
     };
     Gauges gauges();
 
@@ -229,6 +236,8 @@ private:
     friend class Recovery;
     friend class Checkpoint;
     friend class Checker;
+    friend class Repairer;
+    friend class Scrubber;
 
     // store.cpp
     int write_superblock();
@@ -375,7 +384,8 @@ private:
                     uring::Priority priority);
     void copy_cached(const Granule& granule, GranuleCache::Slot& slot, std::uint64_t from, std::byte* out);
     bool verify(const Granule& granule, const std::byte* data);
-    void drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
+    bool drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data);
+    bool refers_to(const Inode& inode, const Granule& granule) const;
     Async<int> read_granules(InodeNumber ino, Plan plan, std::uint64_t from, std::byte* out, uring::Priority priority);
     void unpin(const Plan& plan);
 
@@ -391,6 +401,7 @@ private:
     void wake_committer();
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
     int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
+    std::uint32_t unflushed_frames(const LogPosition& at) const;
     int device_sync();
     void fail_log(int error);
 
@@ -416,6 +427,7 @@ private:
     Segments segments_;
     LogBuffer log_;
     LogPosition log_position_;
+    std::uint64_t log_flushed_ = 0;        // frames below this one are on the medium
     std::vector<SegmentId> log_segments_;  // oldest first, those that recovery would read
     std::vector<SegmentId> checkpoint_segments_;
     std::uint64_t log_bytes_since_checkpoint_ = 0;
@@ -453,6 +465,12 @@ private:
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
+    // for the scrubber, when the checkpoint on the device is damaged
+    bool checkpoint_wanted_ = false;
+    std::uint64_t checkpoint_attempts_ = 0;
+    std::condition_variable checkpoint_done_;
+    std::mutex superblock_mutex_;  // a leaf: superblocks are being written, or read back
+    std::unique_ptr<Scrubber> scrubber_;
     std::thread committer_;
     std::thread cleaner_;
     std::thread sweeper_;
@@ -466,6 +484,9 @@ private:
     Counters counters_;
     std::uint64_t recovery_ns_ = 0;
     std::uint64_t recovered_frames_ = 0;
+    std::uint64_t cut_frames_ = 0;
+    std::vector<Damage> superblock_damage_;
+    std::vector<Damage> metadata_damage_;
 };
 
 }  // namespace kvfs::store

@@ -162,7 +162,25 @@ const Device::Copy* Device::newest(const std::array<Copy, 3>& copies) {
     return best != nullptr && best->check.fault == format::Fault::kValid ? best : nullptr;
 }
 
-format::Superblock Device::choose_superblock() {
+// A mount writes A and B in turn, each with the copy at the end after it: none is ever behind by more than one.
+std::vector<Damage> Device::damaged(const std::array<Copy, 3>& copies) {
+    std::vector<Damage> out;
+    const Copy* best = newest(copies);
+    for (const Copy& copy : copies) {
+        const std::string where =
+            std::string("superblock ") + format::copy_name(copy.copy) + " at byte " + std::to_string(copy.offset);
+        if (copy.check.fault != format::Fault::kValid) {
+            out.push_back({"superblock", where, copy.check.problem});
+        } else if (best != nullptr && copy.sb.sequence + 1 < best->sb.sequence) {
+            out.push_back({"superblock", where,
+                           "out of date: expected sequence " + std::to_string(best->sb.sequence - 1) +
+                               " or later, found " + std::to_string(copy.sb.sequence)});
+        }
+    }
+    return out;
+}
+
+format::Superblock Device::choose_superblock(std::vector<Damage>* damage) {
     const auto copies = read_superblocks();
     const Copy* best = newest(copies);
     if (best == nullptr) {
@@ -171,6 +189,7 @@ format::Superblock Device::choose_superblock() {
         fail(error, text);
     }
     if (best->sb.size > size_) fail(EUCLEAN, truncated(*best));
+    if (damage != nullptr) *damage = damaged(copies);
     return best->sb;
 }
 

@@ -4,8 +4,10 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "format/superblock.hpp"
+#include "store/damage.hpp"
 #include "uring/plain.hpp"
 
 namespace kvfs::store {
@@ -33,7 +35,10 @@ public:
     // The newest one; null when there is none, or when it is one that this version cannot read.
     static const Copy* newest(const std::array<Copy, 3>& copies);
     // The same, or OpenError: EMEDIUMTYPE, EUCLEAN, EPROTONOSUPPORT with which copy, expected and found.
-    format::Superblock choose_superblock();
+    // `damage`, when given, gets the copies that are not what they should be beside that one.
+    format::Superblock choose_superblock(std::vector<Damage>* damage = nullptr);
+    // Copies that are not valid, or older than the order in which they are written allows.
+    static std::vector<Damage> damaged(const std::array<Copy, 3>& copies);
     // One line on why no copy can be used; `error` gets the errno.
     std::string explain(const std::array<Copy, 3>& copies, int& error) const;
 
