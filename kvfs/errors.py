@@ -94,7 +94,7 @@ class TraceError(KvfsError):
 # errno of the native calls (see _native.pyi) -> class, what to say when the system's own text is all there is, hint
 _ERRNO_MAP: dict[int, tuple[type[KvfsError], str, str]] = {
     errno.EBUSY: (VolumeInUse, "in use by another process", "unmount it first, or wait until it is done"),
-    errno.EUCLEAN: (VolumeCorrupt, "corrupt", "`kvfsctl fsck` lists what is wrong"),
+    errno.EUCLEAN: (VolumeCorrupt, "corrupt", "`kvfsctl fsck` says what is wrong, and with --repair keeps the rest"),
     errno.EMEDIUMTYPE: (NotAVolume, "not a kvfs store", "`kvfsctl format` makes one"),
     errno.EPROTONOSUPPORT: (VolumeTooNew, "written by a newer kvfs", "use that version or a later one"),
     errno.EROFS: (VolumeReadOnly, "read-only", "mount it with --read-only, or make it writable"),

@@ -1,6 +1,7 @@
 """What ``kvfsctl format``, ``info`` and ``fsck`` do and print."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from kvfs.errors import KvfsError, UsageError
 from kvfs.store import volume
-from kvfs.store.volume import FsckReport, VolumeInfo
+from kvfs.store.volume import FsckReport, RepairReport, VolumeInfo
 from kvfs.units import format_size
 
 
@@ -64,6 +65,18 @@ def format_stores(
 
 def check_store(store: Path, *, verify_data: bool) -> FsckReport:
     """fsck with a progress bar on standard error, where that is a terminal."""
+    with _progress(f"checking {store}") as tell:
+        return volume.fsck(store, tell, verify_data)
+
+
+def repair_store(store: Path, *, verify_data: bool) -> RepairReport:
+    """fsck --repair, with a progress bar for the check."""
+    with _progress(f"checking {store}") as tell:
+        return volume.repair(store, tell, verify_data)
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -74,8 +87,8 @@ def check_store(store: Path, *, verify_data: bool) -> FsckReport:
         disable=not console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task(escape(f"checking {store}"), total=None)
-        return volume.fsck(store, lambda done, total: bar.update(task, completed=done, total=total), verify_data)
+        task = bar.add_task(escape(text), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_volume(found: VolumeInfo) -> None:
@@ -113,6 +126,20 @@ def print_report(report: FsckReport) -> None:
     if hidden > 0:
         print(f"and {hidden} more")
     print("clean" if report.clean else f"{report.problem_count} problem{'' if report.problem_count == 1 else 's'}")
+
+
+def print_repair(report: RepairReport) -> None:
+    print_report(report.before)
+    if report.before.clean:
+        return
+    print("repair:")
+    for line in report.done:
+        print(f"  {line}")
+    if report.after.clean:
+        print("repaired")
+        return
+    for problem in report.after.problems:
+        print(f"left: {problem.kind} at {problem.where}: {problem.detail}")
 
 
 def _time(nanoseconds: int) -> str:

@@ -103,6 +103,17 @@ class FsckReport(msgspec.Struct, frozen=True, kw_only=True):
     problem_count: int
 
 
+class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``done``: one line for each thing, in order. ``after``: ``before`` when there was nothing to do; its data was not
+    read again."""
+
+    path: str
+    before: FsckReport
+    done: tuple[str, ...]
+    files_dropped: int
+    after: FsckReport
+
+
 def default_path() -> Path:
     """The embedded store that is mounted when none is named."""
     return paths.default_store()
@@ -251,9 +262,30 @@ def fsck(path: StrPath, progress: Callable[[int, int], None] | None = None, veri
     path = os.fspath(path)
     info(path)
     with _as_volume_error(path):
-        report = _native.check(path, verify_data, progress)
-    report |= {"path": path, "closed_in_order": report["clean"], "clean": report["problem_count"] == 0}
-    return msgspec.convert(report, FsckReport)
+        return _fsck_report(path, _native.check(path, verify_data, progress))
+
+
+def repair(path: StrPath, progress: Callable[[int, int], None] | None = None, verify_data: bool = True) -> RepairReport:
+    """fsck, and where that finds anything, keep what can be trusted of a volume that is not mounted, and drop the rest.
+
+    Killed at any point it leaves the volume no worse, and may be run again. Raises what :func:`fsck` does, and NoSpace.
+    """
+    path = os.fspath(path)
+    info(path)
+    with _as_volume_error(path):
+        found = _native.repair(path, verify_data, progress)
+    return RepairReport(
+        path=path,
+        before=_fsck_report(path, found["before"]),
+        done=tuple(found["done"]),
+        files_dropped=found["files_dropped"],
+        after=_fsck_report(path, found["after"]),
+    )
+
+
+def _fsck_report(path: str, found: dict[str, Any]) -> FsckReport:
+    found |= {"path": path, "closed_in_order": found["clean"], "clean": found["problem_count"] == 0}
+    return msgspec.convert(found, FsckReport)
 
 
 # --- create, case by case -------------------------------------------------------------------------------------------
