@@ -85,10 +85,21 @@ def fsck(
     store: Store,
     json: Json = False,
     no_data: Annotated[bool, typer.Option("--no-data", help="Check the metadata only, don't read the pages.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Keep what can be trusted, drop the rest, and say what was done.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --repair: only check, as without it.")] = False,
 ) -> None:
-    """Check a store that is not mounted, without changing it. Exit status: 0 clean, 1 not."""
-    from kvfs.cli.administration import check_store, print_report
+    """Check a store that is not mounted, without changing it unless --repair is given.
 
+    Exit status: 0 clean, 1 not. With --repair: 0 clean, 1 repaired, 4 when something is left.
+    """
+    from kvfs.cli.administration import check_store, print_repair, print_report, repair_store
+
+    if repair and not dry_run:
+        repaired = repair_store(store, verify_data=not no_data)
+        print_json(repaired) if json else print_repair(repaired)
+        raise typer.Exit(0 if repaired.before.clean else 1 if repaired.after.clean else 4)
     report = check_store(store, verify_data=not no_data)
     print_json(report) if json else print_report(report)
     raise typer.Exit(0 if report.clean else 1)
@@ -115,6 +126,34 @@ def sync(mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser
     from kvfs.cli.admin import ask
 
     ask(mountpoint, "sync")
+
+
+@app.command()
+def scrub(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],
+    rate: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes a second at most, as in 200M. Default: no limit.")
+    ] = None,
+    background: Annotated[bool, typer.Option("--background", help="Start it and return at once.")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Stop it; the next start goes on there.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop it; the next start begins anew.")] = False,
+    show: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
+    json: Json = False,
+) -> None:
+    """Read and verify everything in a mount; what is damaged is dropped. Ctrl-C pauses, another start goes on.
+
+    Exit status: 0 when nothing was found damaged so far, else 1.
+    """
+    from kvfs.cli.scrub import Action, command_scrub, print_scrub, watch_scrub
+
+    if pause + cancel + show + background > 1:
+        raise UsageError("expected one of --background, --pause, --cancel and --status, found more", "give one of them")
+    action: Action = "pause" if pause else "cancel" if cancel else "status" if show else "start"
+    found = command_scrub(mountpoint, action, 0 if rate is None else parse_size(rate))
+    if action == "start" and not background:
+        found = watch_scrub(mountpoint, found)
+    print_json(found) if json else print_scrub(mountpoint, found)
+    raise typer.Exit(0 if found.is_clean else 1)
 
 
 @app.command()

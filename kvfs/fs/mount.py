@@ -42,6 +42,7 @@ from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
 from kvfs.fs.operations import FileSystem
 from kvfs.fs.options import MountOptions
+from kvfs.fs.scrub import add_scrub
 from kvfs.fs.session import NativeSession, Pyfuse3Session, Session
 from kvfs.fs.status import Identity, MountStatus, status_files
 from kvfs.fs.tuning import tune
@@ -147,6 +148,7 @@ def _commands(engine: Engine) -> AdminFile:
 
     admin.add("sync", Command, sync)
     admin.add("quotas", Command, list_quotas)
+    add_scrub(admin, engine.store)
     return admin
 
 
