@@ -120,7 +120,10 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
         guard.unlock();
         rc = s.device_sync();
         guard.lock();
-        if (rc == 0) s.lsn_durable_ = std::max(s.lsn_durable_, written);
+        if (rc == 0) {
+            s.lsn_durable_ = std::max(s.lsn_durable_, written);
+            s.log_flushed_ = s.log_position_.sequence;
+        }
     }
     if (rc != 0) {
         for (const SegmentId id : segments_) s.segments_.release_metadata(id, 0);
