@@ -414,4 +414,7 @@ class CacheSimulation:
         """Run the next ``requests``, without the GIL; false when the trace has ended."""
 
     def result(self) -> dict[str, int]:
-        """requests, references, prefix_hits, hits, most_resident (blocks), elapsed_ns, and the policy's statistics."""
+        """requests, references, prefix_hits, hits, most_resident (blocks), cpu_ns, and the policy's statistics.
+
+        ``cpu_ns``: of the simulation and its policy.
+        """

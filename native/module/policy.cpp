@@ -141,7 +141,7 @@ void bind_policy(nb::module_& m) {
             out["prefix_hits"] = result.prefix_hits;
             out["hits"] = result.hits;
             out["most_resident"] = result.most_resident;
-            out["elapsed_ns"] = result.elapsed_ns;
+            out["cpu_ns"] = result.cpu_ns;
             return out;
         });
 }

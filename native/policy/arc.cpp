@@ -26,7 +26,7 @@ double Arc::capacity() const {
 void Arc::admitted(ObjectId id, std::uint64_t /*length*/, const Access& access) {
     if (where(id) != Where::nowhere) return touched(id, access);
     order_.reserve(id);
-    if (id >= where_.size()) where_.resize(Order::grown(id), Where::nowhere);
+    if (id >= where_.size()) Order::grow(where_, id);
     const auto key = host_.key(id);
     const auto b1 = static_cast<double>(b1_.size());
     const auto b2 = static_cast<double>(b2_.size());

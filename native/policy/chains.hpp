@@ -74,6 +74,7 @@ public:
         client.used = {};
     }
     bool is_partial(std::uint64_t length, const Access& access) {
+        if (length == 0) return false;  // nobody has written it yet
         auto& full = client_of(access).full;
         const bool out = length < full;
         full = std::max(length, full - full / 16);  // it may get smaller for good

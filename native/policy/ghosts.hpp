@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "policy/policy.hpp"
@@ -22,14 +23,13 @@ public:
 
     Ghosts() : buckets_(kLeast / kWays) {}
 
-    // Room for `count`; the tags do not depend on the number of buckets, so that an entry may be in either of two after
-    // growing: it is put into both, and the wrong one is pushed out in time.
-    void reserve(std::size_t count) {
-        while (buckets_.size() * kWays < count) {
-            const auto half = buckets_.size();
-            buckets_.resize(half * 2);
-            std::copy_n(buckets_.begin(), half, buckets_.begin() + static_cast<std::ptrdiff_t>(half));
-        }
+    // Room for one and a half times as many. Keys are not kept: a bucket takes over those of the one whose part of all
+    // keys it lies in, and some are lost. That is of no account: a store grows before it begins to evict.
+    void reserve(std::size_t residents) {
+        if (places() >= residents + residents / 2) return;
+        std::vector<Bucket> larger((residents + residents / 8 * 6) / kWays + 1);
+        for (std::size_t to = 0; to < larger.size(); ++to) larger[to] = buckets_[to * buckets_.size() / larger.size()];
+        buckets_ = std::move(larger);
     }
     void add(Key key, unsigned uses) {
         auto& bucket = bucket_of(key);
@@ -56,7 +56,8 @@ private:
     using Bucket = std::array<std::uint16_t, kWays>;
 
     static std::uint16_t tag(Key key) { return static_cast<std::uint16_t>(key >> 48 & ~std::uint64_t{kMaxUses}); }
-    Bucket& bucket_of(Key key) { return buckets_[key & (buckets_.size() - 1)]; }
+    // By the lower half, scaled to their number.
+    Bucket& bucket_of(Key key) { return buckets_[(key & 0xffffffff) * buckets_.size() >> 32]; }
 
     std::vector<Bucket> buckets_;
 };

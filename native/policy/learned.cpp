@@ -50,15 +50,15 @@ void Learned::count_use(ObjectId id) {
 }
 
 void Learned::admitted(ObjectId id, std::uint64_t length, const Access& access) {
-    if (is_resident(id)) return touched(id, access);
+    if (is_resident(id)) return written_again(id, length, access);
     advance(access.now_ns);
     order_.reserve(id);
-    if (id >= objects_.size()) objects_.resize(Order::grown(id));
+    if (id >= objects_.size()) Order::grow(objects_, id);
     const auto key = host_.key(id);
     auto& chain = chains_.admitted(key, access);
     const auto uses = ghosts_.take(key);
     if (uses != 0) ++ghost_hits_;
-    ghosts_.reserve(++residents_ * kGhostsPerResident);
+    ghosts_.reserve(++residents_);
     objects_[id] = {.tick = now_ & Reuse::kAgeMask,
                     .uses = std::min({uses, chain.uses, kMaxUses - 1}) & 3U,
                     .tail = chains_.is_partial(length, access) ? 1U : 0U,
@@ -66,6 +66,17 @@ void Learned::admitted(ObjectId id, std::uint64_t length, const Access& access) 
     insert(id, chain);
     count_use(id);
     learn_now_and_then();
+}
+
+// It may have been a part of a block so far.
+void Learned::written_again(ObjectId id, std::uint64_t length, const Access& access) {
+    auto& object = objects_[id];
+    if (object.tail && !chains_.is_partial(length, access)) {
+        order_.erase(lists_[kTail], id);
+        object.tail = 0;
+        order_.push_hot(lists_[class_of(object)], id);
+    }
+    touched(id, access);
 }
 
 void Learned::touched(ObjectId id, const Access& access) {

@@ -11,8 +11,8 @@
 //
 // A use is counted once: another within kSameUse ticks of it (look up, open, read) changes nothing.
 //
-// Memory: 12 bytes for the largest id in use (8 links, 4 state), 2 for each of twice as many ghosts as residents (64 Ki
-// at least), and 1 MiB for the sample once it is full.
+// Memory: 12 bytes for the largest id in use (8 links, 4 state), 2 for each of 1.5 to 1.75 times as many ghosts as
+// residents (64 Ki at least), and 1 MiB for the sample once it is full.
 #pragma once
 
 #include <array>
@@ -43,7 +43,6 @@ private:
     static constexpr unsigned kTail = 0;
     static constexpr unsigned kMaxUses = Reuse::kClasses - 1;
     static constexpr std::uint32_t kSameUse = 1;  // ticks
-    static constexpr std::size_t kGhostsPerResident = 2;
 
     struct Object {
         std::uint32_t tick : Reuse::kAgeBits;  // of its last use
@@ -60,6 +59,7 @@ private:
     void advance(std::int64_t now_ns);
     // Behind its chain's last one in the list of its class, or at the hot end where it is the first.
     void insert(ObjectId id, Chain& chain);
+    void written_again(ObjectId id, std::uint64_t length, const Access& access);
     void count_use(ObjectId id);
     void learn_now_and_then();
     [[nodiscard]] std::uint32_t horizon() const;

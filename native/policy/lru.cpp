@@ -5,7 +5,7 @@ namespace kvfs::policy {
 void Lru::admitted(ObjectId id, std::uint64_t /*length*/, const Access& access) {
     if (is_resident(id)) return touched(id, access);
     order_.reserve(id);
-    if (id >= resident_.size()) resident_.resize(Order::grown(id));
+    if (id >= resident_.size()) Order::grow(resident_, id);
     resident_[id] = true;
     order_.push_hot(list_, id);
 }

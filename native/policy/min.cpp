@@ -1,5 +1,7 @@
 #include "policy/min.hpp"
 
+#include <algorithm>
+
 namespace kvfs::policy {
 
 void Min::insert(ObjectId id) {
@@ -12,7 +14,7 @@ void Min::insert(ObjectId id) {
 void Min::admitted(ObjectId id, std::uint64_t /*length*/, const Access& access) {
     if (is_resident(id)) return touched(id, access);
     order_.reserve(id);
-    if (id >= filed_.size()) filed_.resize(Order::grown(id), kAbsent);
+    if (id >= filed_.size()) filed_.resize(std::max(std::size_t{id} + 1, filed_.size() * 2), kAbsent);
     ++residents_;
     insert(id);
 }

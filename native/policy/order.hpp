@@ -24,7 +24,7 @@ public:
 
     // Room for ids up to this one; invalidates nothing.
     void reserve(ObjectId id) {
-        if (id >= links_.size()) links_.resize(grown(id));
+        if (id >= links_.size()) grow(links_, id);
     }
     void push_hot(List& list, ObjectId id) {
         links_[id] = {.colder = list.hot, .hotter = kNone};
@@ -55,8 +55,13 @@ public:
     [[nodiscard]] ObjectId hotter(ObjectId id) const { return links_[id].hotter; }
     [[nodiscard]] std::size_t memory_bytes() const { return links_.capacity() * sizeof(Link); }
 
-    // By an eighth at a time: a file's share of what lies idle stays small.
-    static std::size_t grown(ObjectId id) { return std::size_t{id} + id / 8 + 64; }
+    // So that `id` fits: by a sixteenth at a time, for a file's share of what lies idle is to stay small.
+    template <typename T>
+    static void grow(std::vector<T>& by_id, ObjectId id) {
+        const auto size = std::size_t{id} + id / 16 + 64;
+        by_id.reserve(size);  // no more: resize() alone would double it
+        by_id.resize(size);
+    }
 
 private:
     struct Link {

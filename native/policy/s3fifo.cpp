@@ -21,7 +21,7 @@ void S3Fifo::take_out(ObjectId id) {
 void S3Fifo::admitted(ObjectId id, std::uint64_t /*length*/, const Access& access) {
     if (is_resident(id)) return touched(id, access);
     order_.reserve(id);
-    if (id >= objects_.size()) objects_.resize(Order::grown(id));
+    if (id >= objects_.size()) Order::grow(objects_, id);
     objects_[id].uses = 0;
     const bool known = ghosts_.erase(host_.key(id));
     if (known) ++ghost_hits_;

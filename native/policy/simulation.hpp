@@ -38,7 +38,7 @@ public:
         std::uint64_t prefix_hits = 0;  // references whose request hit all blocks before them too
         std::uint64_t hits = 0;         // references to blocks that were there
         std::uint64_t most_resident = 0;
-        std::uint64_t elapsed_ns = 0;
+        std::uint64_t cpu_ns = 0;
         Statistics policy;
     };
     [[nodiscard]] Result result() const;

@@ -21,7 +21,7 @@ def simulate(trace: CacheTrace, policy: str, capacity: int) -> dict[str, int]:
     while simulation.step(3):
         pass
     result = simulation.result()
-    del result["elapsed_ns"]
+    del result["cpu_ns"]
     return result
 
 
