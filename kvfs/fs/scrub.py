@@ -22,7 +22,7 @@ class ScrubCommand(Command, frozen=True):
     """``rate``: bytes a second at most, 0: unlimited; of ``start`` only."""
 
     action: Action
-    rate: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+    rate: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 def add_scrub(admin: AdminFile, store: Store) -> None:
