@@ -12,9 +12,16 @@ constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold o
 
 }  // namespace
 
+// Crash after crash leaves a log segment each. Where space is short they are what a checkpoint gives back, while
+// cleaning has nothing to gain and writers wait.
+bool Checkpoint::gives_space() const {
+    const Segments& segments = store_.segments_;
+    return store_.log_segments_.size() > 2 && segments.free_count() <= segments.reserve() + 2;
+}
+
 bool Checkpoint::is_due() const {
     return store_.checkpoint_wanted_ || store_.log_bytes_since_checkpoint_ > store_.log_pace() ||
-           store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size();
+           store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size() || gives_space();
 }
 
 int Checkpoint::next_segment(std::unique_lock<std::mutex>& guard) {

@@ -21,8 +21,9 @@ class Store;
 class Checkpoint {
 public:
     explicit Checkpoint(Store& store) : store_(store) {}
-    // The log has grown to more than recovery should have to read.
+    // The log has grown to more than recovery should have to read, or takes space that is needed. The mutex is held.
     [[nodiscard]] bool is_due() const;
+    [[nodiscard]] bool gives_space() const;
     // Committer thread, mutex held (let go of during I/O). `final` marks the volume clean. 0 or -errno; on failure the
     // previous checkpoint stays in force.
     int run(std::unique_lock<std::mutex>& guard, bool final);

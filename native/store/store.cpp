@@ -14,6 +14,7 @@
 #include <ctime>
 
 #include "format/superblock.hpp"
+#include "store/checkpoint.hpp"
 #include "store/recovery.hpp"
 #include "store/scrub.hpp"
 #include "store/volume.hpp"
@@ -90,6 +91,13 @@ Store::Store(const std::string& path, const Options& options) {
         scrubber_ = std::make_unique<Scrubber>(*this);
         if (read_only_) return;
         recovery.take_over(options.owner);
+        {
+            std::unique_lock guard(mutex_);
+            Checkpoint checkpoint(*this);
+            // so few are free only after crash on crash: they are for the checkpoint that gives the logs' segments back
+            if (segments_.free_count() <= 2 && checkpoint.gives_space()) checkpoint.run(guard, false);
+            commit_now_ = checkpoint.is_due();
+        }
         owns_ = true;
         committer_ = std::thread([this] { committer(); });
         cleaner_ = std::thread([this] { cleaner(); });

@@ -9,11 +9,13 @@
 //
 // The device is memory and every state is made by laying a few writes over the last one, so a state costs what its
 // recovery costs.
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,7 +28,7 @@ namespace kvfs::crash {
 namespace {
 
 constexpr std::size_t kThoroughEach = 16;
-constexpr int kLives = 4;  // of the workload about recovery
+constexpr int kLives = 16;  // of the workload about recovery
 constexpr int kMostAttempts = 400;
 
 // std::invalid_argument for a name that is none.
@@ -134,6 +136,7 @@ bool check_all(const Arguments& arguments, const Recording& recording, const std
             children.push_back(child);
             continue;
         }
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         int status = 2;
         try {
             const std::string path = worker_path(arguments, worker, recording.trace.base.size());
