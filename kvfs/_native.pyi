@@ -125,8 +125,12 @@ class Store:
         buffer_bytes: int = 0,
         cache_bytes: int = 0,
         sweep_after: float = 0.0,
+        io_timeout: float = 0.0,
+        faults: FaultInjector | None = None,
     ) -> None:
         """Open and recover; ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
+
+        ``io_timeout`` in seconds: calls get EIO when the device keeps a request for longer, 0: never.
 
         OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
         EPROTONOSUPPORT (newer version), EROFS, ENOENT, EACCES, EIO; the message is one line with expected and found."""
@@ -221,8 +225,45 @@ class Store:
     # the volume --------------------------------------------------------------
     def statistics(self) -> dict[str, Any]:
         """Counters (keys that end in ``_total``) and gauges, nested by component; all values int, float or str."""
+    def set_physical(self, total_bytes: int, free_bytes: int, rewrites_in_place: bool) -> None:
+        """What is really there under the store's space (``native/store/physical.hpp``): its second ledger."""
+    def forget_physical(self) -> None:
+        """No news: what the store has is what there is."""
+    def recover(self) -> None:
+        """Begin to make a volume writable that a failed write of metadata turned read-only.
+
+        How it goes is in ``statistics()["health"]``: ``state`` (healthy, read-only, recovering), ``reason``, and after
+        a failure ``last_answer``. OSError: EINVAL (nothing is wrong), EALREADY (at it), EROFS (opened read-only).
+        """
     def close(self) -> None:
-        """Flush, checkpoint, mark clean, give the volume up. Blocks. Safe to call twice."""
+        """Flush, checkpoint, mark clean, give the volume up. Blocks, with an ``io_timeout`` for a few times that at
+        most. Safe to call twice. OSError EIO: what was not fsynced may be lost; the volume is given up all the same.
+        """
+
+@final
+class FaultInjector:
+    """For tests: makes requests to a store's device fail (``native/uring/faults.hpp``)."""
+
+    def __init__(self, seed: int = 0) -> None: ...
+    def add(
+        self,
+        kinds: list[str],
+        effect: str,
+        *,
+        error: int = 5,
+        seconds: float = 0,
+        offset: int = 0,
+        end: int = 0,
+        count: int | None = None,
+        skip: int = 0,
+        probability: float = 1,
+    ) -> int:
+        """A rule; its id. ``kinds``: read, write, sync, punch. ``effect``: error (with the errno ``error``), short,
+        delay (of ``seconds``), hang (until the rule goes). ``offset`` to ``end``: bytes of the device that a request
+        must touch; ``end`` 0: no end. ``count``: requests that it applies to, after ``skip`` others. ValueError."""
+    def remove(self, rule: int) -> bool: ...
+    def clear(self) -> None: ...
+    def statistics(self) -> dict[str, Any]: ...
 
 def quotas(store: Store, recount: bool = False) -> list[dict[str, Any]]:
     """Of each directory with a quota: path, inode, bytes and files below it, most_bytes, most_files (0: no limit) and

@@ -67,6 +67,10 @@ class NoSpace(VolumeError):
     """The file system that is to hold the store has no room for it."""
 
 
+class DeviceFailed(VolumeError):
+    """The device under a mounted store fails, or does not answer."""
+
+
 class MountError(KvfsError):
     """A mount cannot be made, reached or taken down."""
 

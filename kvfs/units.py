@@ -31,6 +31,16 @@ def parse_size(text: str) -> int:
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+)\s*([smhd]?)", re.ASCII)
+_FRACTIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0}
+_SECONDS_TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)?", re.ASCII)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds that ``text`` means (``30s``, ``500ms``, ``2m``, ``1.5``), 0 included. UsageError when it is no time."""
+    match = _SECONDS_TEXT.fullmatch(text.strip())
+    if match is None or (seconds := float(match[1]) * _FRACTIONS[match[2] or ""]) > _SECONDS["d"]:
+        raise UsageError(f"expected a time up to a day, found {text!r}", "write it as in 30s, 500ms or 2m")
+    return seconds
 
 
 def parse_duration(text: str) -> int:

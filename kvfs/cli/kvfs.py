@@ -11,7 +11,7 @@ from kvfs.cli import launch, mounting
 from kvfs.cli.app import make_app, run
 from kvfs.cli.options import parse_options
 from kvfs.errors import NotMounted
-from kvfs.units import parse_duration, parse_size
+from kvfs.units import parse_duration, parse_seconds, parse_size
 
 app = make_app("A file system for the KV cache of LLM inference.")
 
@@ -90,6 +90,17 @@ def mount(
             help="Remove temporary files (*.tmp) that were left alone for so long, as in 30m; 0: never. Default: 1h.",
         ),
     ] = None,
+    io_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="Fail what the device has not answered for so long, as in 30s. 0: wait for ever."
+        ),
+    ] = "30s",
+    physical_space: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where an agent publishes the device's physical space (`kvfsctl physical`)."),
+    ] = None,
+    inject_faults: Annotated[bool, typer.Option("--inject-faults", hidden=True)] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
@@ -108,6 +119,11 @@ def mount(
             request_loop=request_loop.value,
             passthrough=passthrough,
             warm_bytes=None if warm_size is None else 0 if warm_size == "0" else parse_size(warm_size),
+        ),
+        device=mounting.DeviceOptions(
+            io_timeout=parse_seconds(io_timeout),
+            inject_faults=inject_faults,
+            physical_space=physical_space and physical_space.absolute(),
         ),
     )
     if foreground:

@@ -8,7 +8,7 @@ import typer
 from kvfs.cli.app import make_app, print_json, run
 from kvfs.errors import UsageError
 from kvfs.paths import require_text
-from kvfs.units import parse_size
+from kvfs.units import parse_seconds, parse_size
 
 app = make_app("Administration of kvfs stores and mounts.")
 quota = typer.Typer(help="Limits on what lies below a directory.", no_args_is_help=True)
@@ -154,6 +154,41 @@ def scrub(
         found = watch_scrub(mountpoint, found)
     print_json(found) if json else print_scrub(mountpoint, found)
     raise typer.Exit(0 if found.is_clean else 1)
+
+
+@app.command()
+def physical(
+    store: Store,
+    publish: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it to FILE again and again, for `kvfs mount --physical-space`."),
+    ] = None,
+    every: Annotated[str, typer.Option(metavar="TIME", help="How often, as in 5s; it counts for three times that.")] = (
+        "5s"
+    ),
+    json: Json = False,
+) -> None:
+    """Show how much space is really there under a store: its file system's, or a drive's."""
+    from kvfs.cli.physical import describe, keep_publishing, look, print_reading, source_of
+
+    source = source_of(store)
+    if publish is not None:
+        keep_publishing(source, publish, parse_seconds(every))
+    reading = look(source)
+    print_json(describe(source, reading)) if json else print_reading(source, reading)
+
+
+@app.command()
+def recover(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],
+    json: Json = False,
+) -> None:
+    """Make a mount writable again that a failing device turned read-only. Exit status: 0 when it is."""
+    from kvfs.cli.recover import print_health
+    from kvfs.cli.recover import recover as bring_back
+
+    health = bring_back(mountpoint)
+    print_json(health) if json else print_health(health)
 
 
 @app.command()

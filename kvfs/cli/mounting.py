@@ -38,6 +38,15 @@ class NativeOptions:
 
 
 @dataclass(frozen=True)
+class DeviceOptions:
+    """Of the store's device; see ``kvfs.fs.options``."""
+
+    io_timeout: float = 30.0
+    inject_faults: bool = False
+    physical_space: Path | None = None
+
+
+@dataclass(frozen=True)
 class MountRequest:
     """Absolute paths, symlinks resolved. ``size`` in bytes: of a store to be made, or what an existing one has to be.
 
@@ -53,6 +62,7 @@ class MountRequest:
     extra: tuple[str, ...] = ()
     native: NativeOptions = NativeOptions()
     sweep_after: int = SWEEP_AFTER
+    device: DeviceOptions = DeviceOptions()
 
 
 def plan(
@@ -66,6 +76,7 @@ def plan(
     foreground: bool = False,
     native: NativeOptions | None = None,
     sweep_after: int | None = None,
+    device: DeviceOptions | None = None,
 ) -> MountRequest:
     """``names``: ``[STORE ...] MOUNTPOINT``. Options of the command line win over ``-o``. Raises UsageError."""
     *stores, mountpoint = names
@@ -91,6 +102,7 @@ def plan(
         extra=fstab.extra,
         native=native or NativeOptions(),
         sweep_after=next((given for given in (sweep_after, fstab.sweep_after) if given is not None), SWEEP_AFTER),
+        device=device or DeviceOptions(),
     )
 
 
@@ -131,6 +143,7 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
                 log=request.log,
                 extra=request.extra,
                 **asdict(request.native),
+                **asdict(request.device),
             ),
             answer,
         )

@@ -34,6 +34,11 @@ def print_status(text: bytes) -> None:
     stats: dict[str, Any] = msgspec.json.decode(text)
     components = stats.pop("components", {})
     console = Console(highlight=False)
+    health = components.get("store", {}).get("health", {})
+    if health.get("state", "healthy") != "healthy":
+        console.print(Text(f"{health['state']}: {health['reason']}", style="bold red"))
+        console.print(Text(f"once the device is well again: kvfsctl recover {stats.get('mountpoint', 'MOUNTPOINT')}"))
+        console.print()
     console.print(_table("mount", stats))
     for name, part in components.items():
         console.print()

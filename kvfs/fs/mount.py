@@ -35,13 +35,16 @@ import pyfuse3
 import trio
 
 from kvfs import __version__
-from kvfs._native import Store, quotas
+from kvfs._native import FaultInjector, Store, quotas
 from kvfs.errors import MountError, from_oserror, only_error
 from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
+from kvfs.fs.faults import add_fault_commands
+from kvfs.fs.health import add_health_commands
 from kvfs.fs.operations import FileSystem
 from kvfs.fs.options import MountOptions
+from kvfs.fs.physical import PhysicalWatch
 from kvfs.fs.scrub import add_scrub
 from kvfs.fs.session import NativeSession, Pyfuse3Session, Session
 from kvfs.fs.status import Identity, MountStatus, status_files
@@ -62,14 +65,16 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
     ``ready`` is called once the mount answers. Main thread only. Raises a VolumeError when the store
     cannot be opened or closed, MountError when it cannot be mounted.
     """
-    store = _open(options)
+    faults = FaultInjector() if options.inject_faults else None
+    store = _open(options, faults)
     try:
         session = NativeSession(store, options) if options.data_path == "native" else Pyfuse3Session(options)
         try:
             engine = Engine(store, on_drop=_forget_name)
-            session.mount(_file_system(engine, session, options))
+            physical = PhysicalWatch(store, options.store, options.physical_space)
+            session.mount(_file_system(engine, session, options, faults, physical))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
-            trio.run(_serve, engine, session, options.mountpoint, ready)
+            trio.run(_serve, engine, session, options.mountpoint, physical, ready)
         except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
             error = only_error(group)
             if error is group:
@@ -86,7 +91,7 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
         log.info("%s: closed", options.store)
 
 
-def _open(options: MountOptions) -> Store:
+def _open(options: MountOptions, faults: FaultInjector | None) -> Store:
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -100,6 +105,8 @@ def _open(options: MountOptions) -> Store:
             read_only=options.read_only,
             owner=msgspec.json.encode(owner).decode(errors="replace"),
             sweep_after=options.sweep_after,
+            io_timeout=options.io_timeout,
+            faults=faults,
         )
     except OSError as error:
         raise from_oserror(error, options.store) from error
@@ -117,7 +124,9 @@ def _forget_name(parent: int, name: bytes) -> None:
     pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
 
-def _file_system(engine: Engine, session: Session, options: MountOptions) -> FileSystem:
+def _file_system(
+    engine: Engine, session: Session, options: MountOptions, faults: FaultInjector | None, physical: PhysicalWatch
+) -> FileSystem:
     shown = msgspec.to_builtins(options, enc_hook=str)  # str() for paths
     identity = Identity(
         version=__version__,
@@ -129,14 +138,15 @@ def _file_system(engine: Engine, session: Session, options: MountOptions) -> Fil
     )
     components: dict[str, Callable[[], object]] = {"store": engine.store.statistics, "engine": engine.statistics}
     status = MountStatus(identity, components)
-    control = ControlDirectory((*status_files(status), _commands(engine)))
+    control = ControlDirectory((*status_files(status), _commands(engine, faults)))
     file_system = FileSystem(engine, EngineDataPath(engine), control, read_only=options.read_only)
     components["fs"] = lambda: session.whole(file_system.statistics())
+    components["physical"] = physical.statistics
     components.update(session.components)
     return file_system
 
 
-def _commands(engine: Engine) -> AdminFile:
+def _commands(engine: Engine, faults: FaultInjector | None) -> AdminFile:
     """What ``kvfsctl`` asks of the mount."""
     admin = AdminFile()
 
@@ -149,13 +159,19 @@ def _commands(engine: Engine) -> AdminFile:
     admin.add("sync", Command, sync)
     admin.add("quotas", Command, list_quotas)
     add_scrub(admin, engine.store)
+    add_health_commands(admin, engine.store)
+    if faults is not None:
+        add_fault_commands(admin, faults)
     return admin
 
 
-async def _serve(engine: Engine, session: Session, mountpoint: Path, ready: Callable[[], None]) -> None:
+async def _serve(
+    engine: Engine, session: Session, mountpoint: Path, physical: PhysicalWatch, ready: Callable[[], None]
+) -> None:
     async with engine.receiving(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, session)
         nursery.start_soon(session.watch)
+        nursery.start_soon(physical.run)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=_MOST_TASKS)
         nursery.cancel_scope.cancel()

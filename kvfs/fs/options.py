@@ -17,6 +17,10 @@ class MountOptions:
     ``log``: where the caller has sent the process's log; only reported here. Of the native data path: ``threads`` of
     its request loop (0: by cores), ``passthrough`` where kernel and privileges allow, ``warm_bytes`` of memory for
     warm pages (0: none, None: a quarter of what the machine or the cgroup has).
+
+    ``io_timeout``: seconds after which a request that the device keeps fails with EIO (0: never). ``inject_faults``:
+    for tests, see ``kvfs.fs.faults``. ``physical_space``: what an agent publishes of the device's, else it is asked
+    itself.
     """
 
     store: Path
@@ -32,6 +36,9 @@ class MountOptions:
     request_loop: RequestLoop
     passthrough: bool
     warm_bytes: int | None
+    io_timeout: float = 30.0
+    inject_faults: bool = False
+    physical_space: Path | None = None
 
     def flags(self) -> tuple[str, ...]:
         """What the kernel is to be told, in the words of mount(8)."""

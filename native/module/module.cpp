@@ -20,6 +20,8 @@
 #include <unordered_map>
 
 #include "format/superblock.hpp"
+#include "module/faults.hpp"
+#include "module/health.hpp"
 #include "module/policy.hpp"
 #include "module/settings.hpp"
 #include "module/splitter.hpp"
@@ -135,14 +137,17 @@ struct PyDirectory {
 class PyStore {
 public:
     PyStore(const std::string& path, bool read_only, const std::string& owner, std::size_t buffer_bytes,
-            std::size_t cache_bytes, double sweep_after)
-        : inbox_(std::make_shared<Inbox>()) {
-        const store::Options options{.read_only = read_only,
-                                     .exclusive = true,
-                                     .owner = owner,
-                                     .buffer_bytes = buffer_bytes,
-                                     .cache_bytes = cache_bytes,
-                                     .sweep_after_ns = static_cast<std::int64_t>(sweep_after * 1e9)};
+            std::size_t cache_bytes, double sweep_after, double io_timeout, const nb::object& faults)
+        : inbox_(std::make_shared<Inbox>()), tap_(tap_of(faults)) {
+        const store::Options options{
+            .read_only = read_only,
+            .exclusive = true,
+            .owner = owner,
+            .buffer_bytes = buffer_bytes,
+            .cache_bytes = cache_bytes,
+            .tap = tap_.get(),
+            .sweep_after_ns = static_cast<std::int64_t>(sweep_after * 1e9),
+            .io_timeout = std::chrono::nanoseconds(static_cast<std::int64_t>(io_timeout * 1e9))};
         {
             const nb::gil_scoped_release unlocked;
             store_ = std::make_shared<Store>(path, options);
@@ -235,6 +240,13 @@ public:
 
     nb::object write(std::uint64_t ino, std::uint64_t offset, nb::bytes data, std::uint64_t token) {
         const std::span bytes(static_cast<const std::byte*>(data.data()), data.size());
+        if (store().may_answer_early()) {  // the store may need the bytes for longer than the caller waits
+            uring::Buffer buffer;
+            if (bytes.size() <= store_->request_pool().size()) buffer = store_->request_pool().try_acquire();
+            if (!buffer) buffer = uring::Buffer::heap(std::max<std::size_t>(bytes.size(), 1));
+            std::memcpy(buffer.data(), bytes.data(), bytes.size());
+            return start(store_->write(ino, offset, std::move(buffer), 0, bytes.size()), token);
+        }
         nb::object result = start(store().write(ino, offset, bytes), token);
         if (result.is_none()) writing_.emplace(token, std::move(data));  // alive until completions() says so
         return result;
@@ -243,15 +255,13 @@ public:
     nb::dict statistics();
 
     void close() {
-        if (closed_) return;
-        closed_ = true;
-        store_->set_wakeup({});
-        const nb::gil_scoped_release unlocked;
-        store_->close();
+        const int rc = close_now();
+        if (rc == -ETIMEDOUT) raise_os_error(EIO, "the device does not answer; what was fsynced is on it");
+        if (rc != 0) raise_os_error(EIO, "the log could not be written to its end; what was fsynced is on the device");
     }
 
     ~PyStore() {
-        if (!closed_ && store_ != nullptr) close();
+        if (store_ != nullptr) close_now();
     }
 
     std::shared_ptr<Store> shared() {
@@ -260,7 +270,19 @@ public:
     }
 
 private:
+    int close_now() {
+        if (closed_) return 0;
+        closed_ = true;
+        store_->set_wakeup({});
+        const nb::gil_scoped_release unlocked;
+        const int rc = store_->close();
+        // a thread of its own still waits for the device: then it lasts as long as the process
+        if (store_->is_abandoned()) new std::pair(store_, tap_);
+        return rc;
+    }
+
     std::shared_ptr<Inbox> inbox_;
+    std::shared_ptr<uring::Tap> tap_;  // outlives the store
     std::shared_ptr<Store> store_;
     std::unordered_map<std::uint64_t, nb::bytes> writing_;
     bool closed_ = false;
@@ -339,6 +361,8 @@ nb::dict PyStore::statistics() {
     add_settings_statistics(out, s);
     out["scrub"] = scrub_dict(s);
     out["read_only"] = s.is_read_only() ? 1 : 0;
+    out["health"] = health_dict(s);
+    out["physical"] = physical_dict(s);
     return out;
 }
 
@@ -468,9 +492,10 @@ NB_MODULE(_native, m) {
     nb::class_<PyDirectory>(m, "Directory").def("read", &PyDirectory::read, "position"_a, "count"_a);
 
     nb::class_<PyStore>(m, "Store")
-        .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t, double>(), "path"_a,
-             nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0,
-             "sweep_after"_a = 0.0)
+        .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t, double, double,
+                      const nb::object&>(),
+             "path"_a, nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0,
+             "sweep_after"_a = 0.0, "io_timeout"_a = 0.0, "faults"_a = nb::none())
         .def_prop_ro("eventfd", &PyStore::eventfd)
         .def_prop_ro("uuid", &PyStore::uuid)
         .def("completions", &PyStore::completions)
@@ -627,9 +652,18 @@ NB_MODULE(_native, m) {
                          std::uint64_t token) { return self.start(self.store().fsync(ino), token); })
         .def("sync", [](PyStore& self, std::uint64_t token) { return self.start(self.store().sync(), token); })
         .def("statistics", &PyStore::statistics)
+        .def(
+            "set_physical",
+            [](PyStore& self, std::uint64_t total_bytes, std::uint64_t free_bytes, bool rewrites_in_place) {
+                self.store().set_physical(total_bytes, free_bytes, rewrites_in_place);
+            },
+            "total_bytes"_a, "free_bytes"_a, "rewrites_in_place"_a)
+        .def("forget_physical", [](PyStore& self) { self.store().forget_physical(); })
+        .def("recover", [](PyStore& self) { require(self.store().recover()); })
         .def("close", &PyStore::close);
 
     bind_check(m);
+    bind_faults(m);
     bind_policy(m);
     bind_scrub(m);
     bind_settings(m);

@@ -26,7 +26,9 @@ void Splitter::read(RequestHandle request) {
         }
     }
     request->arguments_done();
-    if (request->reply_memory().size() >= format::round_up(size, format::kBlock) && offset % format::kBlock == 0) {
+    // a slow device may keep the memory for longer than the client is to wait: then it gets memory of the store's
+    if (request->reply_memory().size() >= format::round_up(size, format::kBlock) && offset % format::kBlock == 0 &&
+        !store_->is_device_slow()) {
         read_in_place(std::move(request), ino, offset, size);
     } else {
         read_later(std::move(request), ino, offset, size);

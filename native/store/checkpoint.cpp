@@ -41,14 +41,12 @@ int Checkpoint::next_segment(std::unique_lock<std::mutex>& guard) {
 int Checkpoint::write_frame(std::unique_lock<std::mutex>& guard, std::string_view payload, std::uint32_t records,
                             std::uint32_t flags) {
     const std::uint64_t need = format::frame_bytes(payload.size());
-    Buffer buffer = Buffer::heap(need);
+    auto buffer = std::make_shared<Buffer>(Buffer::heap(need));
     const std::uint64_t offset = store_.device_offset(static_cast<SegmentId>(position_.segment), 0) + position_.offset;
     guard.unlock();
     format::write_frame({store_.sb_.uuid, position_.generation, position_.sequence, position_.offset}, payload, records,
-                        flags, {buffer.data(), need});
-    uring::Batch batch(store_.rings_->here());
-    batch.add(uring::OpKind::kWrite, buffer.data(), need, offset);
-    const int rc = batch.wait();
+                        flags, {buffer->data(), need});
+    const int rc = store_.write_device(std::move(buffer), need, offset);
     guard.lock();
     position_.offset += need;
     ++position_.sequence;
@@ -79,6 +77,19 @@ int Checkpoint::write_frames(std::unique_lock<std::mutex>& guard, LogBuffer& rec
         if (rc != 0) return rc;
     }
     return 0;
+}
+
+// `may_count`: one of the writes may be still to come, or the superblock may name it after all. recover() frees the
+// segments when it knows better.
+void Checkpoint::give_up(bool may_count) {
+    for (const SegmentId id : segments_) {
+        if (may_count) {
+            store_.given_up_metadata_.push_back(id);
+        } else {
+            store_.segments_.release_metadata(id, 0);
+        }
+    }
+    segments_.clear();
 }
 
 int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
@@ -123,19 +134,17 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
     if (rc == 0) rc = s.write_pending(guard, false);
     if (rc == 0) {
         const std::uint64_t written = s.lsn_written_;
-        s.data_unflushed_ = false;
-        guard.unlock();
-        rc = s.device_sync();
-        guard.lock();
+        rc = s.flush_device(guard);
         if (rc == 0) {
             s.lsn_durable_ = std::max(s.lsn_durable_, written);
             s.log_flushed_ = s.log_position_.sequence;
         }
     }
     if (rc != 0) {
-        for (const SegmentId id : segments_) s.segments_.release_metadata(id, 0);
+        give_up(rc == -ETIMEDOUT);
         return rc;
     }
+    const format::Superblock before = s.sb_;
     s.sb_.checkpoint_segment = first_segment;
     s.sb_.checkpoint_generation = first_generation;
     s.sb_.checkpoint_bytes = bytes_;
@@ -147,7 +156,11 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
     guard.unlock();
     rc = s.write_superblock();
     guard.lock();
-    if (rc != 0) return rc;
+    if (rc != 0) {
+        s.sb_ = before;  // the next one goes to the same copy again, which may be torn
+        give_up(true);
+        return -EIO;
+    }
     for (const SegmentId id : s.checkpoint_segments_) s.segments_.release_metadata(id, 0);
     s.checkpoint_segments_ = std::move(segments_);
     const auto keep = std::find(s.log_segments_.begin(), s.log_segments_.end(), static_cast<SegmentId>(start.segment));

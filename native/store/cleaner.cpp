@@ -33,9 +33,10 @@ struct Move {
 void Store::cleaner() {
     std::unique_lock guard(mutex_);
     while (!stop_) {
-        const auto wanted = [this] { return stop_ || !space_waiters_.empty(); };
+        const auto wanted = [this] { return stop_ || !space_waiters_.empty() || !trim_waiters_.empty(); };
         cleaner_wake_.wait_for(guard, 1s, wanted);
         if (stop_) break;
+        if (!trim_waiters_.empty() || physical_level() != PhysicalLevel::kPlenty) trim_everything(guard);
         const std::uint64_t low = segments_.reserve() + std::max<std::uint64_t>(2, segments_.count() / 32);
         bool progress = false;
         if (segments_.free_count() < low && log_error_ == 0) {
@@ -57,8 +58,11 @@ void Store::cleaner() {
             guard.lock();
         }
     }
-    const auto waiters = std::exchange(space_waiters_, {});
+    auto waiters = std::exchange(space_waiters_, {});
+    waiters.insert(waiters.end(), trim_waiters_.begin(), trim_waiters_.end());
+    trim_waiters_.clear();
     cleaner_stuck_ = true;
+    cleaner_has_ended_ = true;
     guard.unlock();
     for (const auto handle : waiters) uring::Turn::next(handle);
 }
@@ -166,8 +170,8 @@ bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, st
 }
 
 // Tells the device (or the file system that a store file lies on) about one free segment.
-bool Store::trim_one(std::unique_lock<std::mutex>& guard) {
-    const auto id = segments_.start_trim();
+bool Store::trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep) {
+    const auto id = segments_.start_trim(keep);
     if (!id) return false;
     guard.unlock();
     const std::uint64_t from = device_offset(*id, 0);

@@ -237,6 +237,7 @@ void Store::revert(File& file) {
     inode->size = file.committed_size;
     file.dirty = false;
     file.error = 0;
+    file.is_lost = false;
 }
 
 }  // namespace kvfs::store

@@ -78,6 +78,7 @@ struct File {
     Flight* flights = nullptr;    // they, the newest first
     FlightWait* flight_waits = nullptr;
     std::atomic<int> error = 0;  // sticky until the file is released or rewritten
+    bool is_lost = false;        // with an error: blocks are mapped that the device does not have
     ReadStreams streams;
 
     bool dirty = false;     // something to commit

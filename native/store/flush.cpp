@@ -15,7 +15,7 @@ Async<int> Store::flush_locked(File& file) {
     co_return 0;
 }
 
-Async<int> Store::flush(std::uint64_t ino) {
+Async<int> Store::flush_now(std::uint64_t ino) {
     InUse file;
     {
         const std::lock_guard guard(mutex_);
@@ -59,9 +59,9 @@ Async<int> Store::finish_release(InodeNumber ino) {
     co_return rc;
 }
 
-Async<int> Store::fsync(std::uint64_t ino) {
+Async<int> Store::fsync_now(std::uint64_t ino) {
     counters_.fsyncs.fetch_add(1, std::memory_order_relaxed);
-    int rc = co_await flush(ino);
+    int rc = co_await flush_now(ino);
     if (rc != 0) co_return rc;
     std::uint64_t lsn = 0;
     {
@@ -73,7 +73,7 @@ Async<int> Store::fsync(std::uint64_t ino) {
     co_return rc;
 }
 
-Async<int> Store::sync() {
+Async<int> Store::sync_now() {
     std::vector<InodeNumber> open;
     {
         const std::lock_guard guard(mutex_);
@@ -81,7 +81,7 @@ Async<int> Store::sync() {
     }
     int first = 0;
     for (const InodeNumber ino : open) {
-        const int rc = co_await flush(ino);
+        const int rc = co_await flush_now(ino);
         if (first == 0) first = rc;
     }
     std::uint64_t lsn = 0;

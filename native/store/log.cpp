@@ -73,21 +73,6 @@ int Store::Durable::await_resume() const {
 
 Store::Durable Store::durable(std::uint64_t lsn) { return Durable{*this, lsn}; }
 
-int Store::device_sync() {
-    uring::Batch batch(rings_->here());
-    batch.add(uring::OpKind::kSync, nullptr, 0, 0);
-    return batch.wait();
-}
-
-void Store::fail_log(int error) {
-    if (log_error_ != 0) return;
-    log_error_ = error;
-    read_only_ = true;
-    checkpoint_done_.notify_all();
-    say(50, std::string("the metadata log cannot be written (") + std::strerror(-error) +
-                "): the volume is read-only from here on; nothing that was fsynced is lost");
-}
-
 // What a frame at this position says of those before it (FrameHeader::unflushed). Only the committer moves either.
 std::uint32_t Store::unflushed_frames(const LogPosition& at) const {
     return static_cast<std::uint32_t>(
@@ -97,7 +82,6 @@ std::uint32_t Store::unflushed_frames(const LogPosition& at) const {
 // Committer thread, mutex held; let go of during I/O. Changes appended meanwhile wait for the next chunk.
 int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk) {
     const std::uint64_t need = format::frame_bytes(chunk.payload.size());
-    Buffer buffer = Buffer::heap(need);
     if (log_position_.offset + need + format::kBlock >
         sb_.segment_size) {  // one block stays for the frame that points on
         const auto next = segments_.take_for_metadata();
@@ -108,28 +92,29 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
         writer.next(*next, generation);
         const LogPosition at = log_position_;
         guard.unlock();
+        auto pointer = std::make_shared<Buffer>(Buffer::heap(format::kBlock));
         format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset, unflushed_frames(at)}, writer.bytes(),
-                            writer.count(), 0, {buffer.data(), format::kBlock});
+                            writer.count(), 0, {pointer->data(), format::kBlock});
         int rc = write_segment_header(*next, format::SegmentClass::kLog);
         if (rc == 0) {
-            uring::Batch batch(rings_->here());
-            batch.add(uring::OpKind::kWrite, buffer.data(), format::kBlock,
-                      device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
-            rc = batch.wait();
+            rc = write_device(std::move(pointer), format::kBlock,
+                              device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
         }
         guard.lock();
-        if (rc != 0) return rc;
+        if (rc != 0) {
+            given_up_metadata_.push_back(*next);
+            return rc;
+        }
         log_position_ = {*next, generation, format::kBlock, at.sequence + 1};
         log_segments_.push_back(*next);
     }
     const LogPosition at = log_position_;
     guard.unlock();
+    auto frame = std::make_shared<Buffer>(Buffer::heap(need));
     format::write_frame({sb_.uuid, at.generation, at.sequence, at.offset, unflushed_frames(at)}, chunk.payload,
-                        chunk.records, 0, {buffer.data(), need});
-    uring::Batch batch(rings_->here());
-    batch.add(uring::OpKind::kWrite, buffer.data(), need,
-              device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
-    const int rc = batch.wait();
+                        chunk.records, 0, {frame->data(), need});
+    const int rc =
+        write_device(std::move(frame), need, device_offset(static_cast<SegmentId>(at.segment), 0) + at.offset);
     guard.lock();
     if (rc != 0) return rc;
     log_position_.offset += need;
@@ -156,12 +141,16 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
         const std::size_t limit = std::min<std::size_t>(kFrameBytes, sb_.segment_size - 4 * format::kBlock);
         const LogBuffer::Chunk chunk = log_.take(limit);
         const std::uint64_t lsn = chunk.lsn;
-        headers_done_.wait(guard, [this] { return headers_in_flight_ == 0; });
-        if (std::exchange(data_unflushed_, false)) {
+        const auto headers_are_written = [this] { return headers_in_flight_ == 0; };
+        if (patience_ == nullptr) {
+            headers_done_.wait(guard, headers_are_written);
+        } else if (!headers_done_.wait_for(guard, patience_->limit(), headers_are_written)) {
+            rc = -ETIMEDOUT;
+            break;
+        }
+        if (data_unflushed_) {
             const std::uint64_t written = lsn_written_;
-            guard.unlock();
-            rc = device_sync();
-            guard.lock();
+            rc = flush_device(guard);
             if (rc != 0) break;
             lsn_durable_ = std::max(lsn_durable_, written);
             log_flushed_ = log_position_.sequence;
@@ -172,10 +161,7 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
     }
     if (rc == 0 && (sync_after || !durable_waiters_.empty()) && lsn_durable_ < lsn_written_) {
         const std::uint64_t written = lsn_written_;
-        data_unflushed_ = false;
-        guard.unlock();
-        rc = device_sync();
-        guard.lock();
+        rc = flush_device(guard);
         if (rc == 0) {
             lsn_durable_ = std::max(lsn_durable_, written);
             log_flushed_ = log_position_.sequence;
@@ -201,7 +187,8 @@ void Store::committer() {
     bool trim_due = true;
     for (;;) {
         committer_wake_.wait_for(guard, kCommitInterval, [this] {
-            return commit_now_ || stop_ || (log_error_ == 0 && log_.bytes() > kCommitBytes);
+            return commit_now_ || stop_ || health_.is_recovery_wanted ||
+                   (log_error_ == 0 && log_.bytes() > kCommitBytes);
         });
         const bool stopping = stop_;
         const bool idle = log_.empty() && !stopping;
@@ -209,6 +196,7 @@ void Store::committer() {
         const bool scarce = segments_.free_count() <= 2 * segments_.reserve() && segments_.would_collect(lsn_durable_);
         const bool sync_after = std::exchange(commit_now_, false) || scarce || stopping;
         if (log_error_ == 0) write_pending(guard, sync_after);
+        if (health_.is_recovery_wanted || (stopping && log_error_ != 0)) try_to_recover(guard);
         if (segments_.collect(lsn_durable_)) cleaner_wake_.notify_one();
         settle_tails(guard, now_ns());
         Checkpoint checkpoint(*this);
@@ -218,7 +206,10 @@ void Store::committer() {
             ++checkpoint_attempts_;
             checkpoint_done_.notify_all();
             if (rc != 0 && rc != -ENOSPC) fail_log(rc);
-            if (rc == -ENOSPC) say(30, "no room for a checkpoint: recovery will read a longer log");
+            if (rc == -ENOSPC && !no_room_was_said_) {
+                say(30, "no room for a checkpoint: recovery will read a longer log");
+            }
+            no_room_was_said_ = rc == -ENOSPC;
             segments_.collect(lsn_durable_);
         }
         if (stopping && (log_.empty() || log_error_ != 0)) return;

@@ -42,6 +42,12 @@ public:
     // The oldest transactions that fit into `limit` bytes (always at least one).
     Chunk take(std::size_t limit);
 
+    // Forgets what is pending, LSNs aside.
+    void discard() {
+        if (!writer_.bytes().empty()) writer_.release();
+        ends_.clear();
+    }
+
     [[nodiscard]] bool empty() const { return ends_.empty(); }
     [[nodiscard]] std::size_t bytes() const { return writer_.bytes().size(); }
     [[nodiscard]] std::uint64_t appended() const { return appended_; }

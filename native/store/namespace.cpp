@@ -433,8 +433,8 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
     return 0;
 }
 
-Async<int> Store::rename(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
-                         std::uint32_t flags) {
+Async<int> Store::rename_now(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
+                             std::uint32_t flags, Borrowed* lender) {
     // a page's data must be complete before its final name is published
     for (;;) {
         std::uint64_t unpublished = 0;
@@ -446,10 +446,12 @@ Async<int> Store::rename(std::uint64_t parent, std::string name, std::uint64_t n
                 const auto file = find_file(names_.at(id).ino);
                 if (file && file->dirty && file->error == 0) unpublished = file->ino;
             }
-            if (unpublished == 0) rc = rename_locked(parent, name, new_parent, new_name, flags);
+            const auto move = [&] { rc = rename_locked(parent, name, new_parent, new_name, flags); };
+            if (unpublished == 0 && lender == nullptr) move();
+            if (unpublished == 0 && lender != nullptr && !lender->use(move)) rc = -EIO;
         }
         if (unpublished == 0) co_return rc;
-        rc = co_await flush(unpublished);
+        rc = co_await flush_now(unpublished);
         if (rc != 0) co_return rc;
     }
 }

@@ -50,6 +50,7 @@ bool Store::take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, s
             log_.commit();
         }
         ++segment.readers;
+        charge_physical(got->segment, got->blocks);
         placed += got->blocks;
         out.push_back({got->segment, got->block, got->blocks, segment.generation, got->opened});
     }
@@ -64,8 +65,10 @@ void Store::give_up_places(const Places& places) {
 
 // The device is through with them. The mutex is held.
 void Store::finish_places(const Places& places) {
-    for (const Place& place : places) --segments_.at(place.segment).readers;
-    data_unflushed_ = true;
+    for (const Place& place : places) {
+        --segments_.at(place.segment).readers;
+        note_unflushed(place.segment);
+    }
 }
 
 // The mutex is not held, and nothing may be waited for between take_places() and this.
@@ -83,11 +86,18 @@ Async<int> Store::write_opened(SegmentId segment) {
     }
     uring::Batch batch(rings_->here());
     batch.add(uring::OpKind::kWrite, header.data(), kBlock, device_offset(segment, 0));
-    const int rc = co_await batch;
+    int rc = co_await batch;
+    if (rc == -ENOSPC) {
+        co_await make_physical_room();
+        uring::Batch again(rings_->here());
+        again.add(uring::OpKind::kWrite, header.data(), kBlock, device_offset(segment, 0));
+        rc = co_await again;
+    }
     const std::lock_guard guard(mutex_);
-    data_unflushed_ = true;
+    note_unflushed(segment);
     if (rc != 0) {
         counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
+        failed_headers_.push_back(segment);
         fail_log(rc);  // the log names this segment: it must not claim what the device does not have
     }
     if (--headers_in_flight_ == 0) headers_done_.notify_all();
@@ -170,7 +180,11 @@ void Store::map_flight(Inode& inode, Flight& flight, Pieces& pieces) {
 void Store::launch(std::unique_ptr<Flight> flight) { in_background(fly(std::move(flight))); }
 
 Async<int> Store::fly(std::unique_ptr<Flight> flight) {
-    const int rc = co_await write_places(flight->places, flight->data);
+    int rc = co_await write_places(flight->places, flight->data);
+    if (rc == -ENOSPC) {  // a thin device is full: what it was not told of yet may be all that it needs
+        co_await make_physical_room();
+        rc = co_await write_places(flight->places, flight->data);
+    }
     flight->buffer.reset();  // before anybody is woken who may want it
     FlightWait* landed = nullptr;
     {
@@ -179,7 +193,8 @@ Async<int> Store::fly(std::unique_ptr<Flight> flight) {
         finish_places(flight->places);
         if (rc != 0) {
             counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
-            file.error = -EIO;
+            file.error = rc == -ENOSPC ? -ENOSPC : -EIO;
+            file.is_lost = true;
         }
         (flight->previous == nullptr ? file.flights : flight->previous->next) = flight->next;
         if (flight->next != nullptr) flight->next->previous = flight->previous;

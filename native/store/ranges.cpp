@@ -73,7 +73,7 @@ Async<int> Store::make_room(File& file, std::function<bool()> take) {
             if (state->in_place && !state->replaced.empty() && !state->lock.is_held()) holding.push_back(other);
         }
     }
-    for (const InodeNumber other : holding) co_await flush(other);
+    for (const InodeNumber other : holding) co_await flush_now(other);
     bool has_own = false;
     {
         const std::lock_guard guard(mutex_);
@@ -233,7 +233,7 @@ Async<int> Store::change_range(std::uint64_t ino, int mode, std::uint64_t offset
     co_return 0;
 }
 
-Async<int> Store::fallocate(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length) {
+Async<int> Store::fallocate_now(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length) {
     const int what = mode & ~FALLOC_FL_KEEP_SIZE;
     const bool is_punch = mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
     if (what != 0 && what != FALLOC_FL_ZERO_RANGE && !is_punch) co_return -EOPNOTSUPP;
@@ -285,8 +285,8 @@ Async<std::int64_t> Store::seek(std::uint64_t ino, std::uint64_t offset, int whe
 
 // Piece by piece, by the read and the write that everybody uses: a writer that is at work in either file at the same
 // time may be seen between two pieces, as with any copy. Holes stay holes.
-Async<std::int64_t> Store::copy_range(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
-                                      std::uint64_t offset_out, std::uint64_t length) {
+Async<std::int64_t> Store::copy_range_now(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
+                                          std::uint64_t offset_out, std::uint64_t length) {
     {
         const std::lock_guard guard(mutex_);
         const Inode* in = inodes_.find(ino_in);
@@ -322,10 +322,11 @@ Async<std::int64_t> Store::copy_range(std::uint64_t ino_in, std::uint64_t offset
         // whole pieces of the source, so that no checksummed unit of a file written in one go is read twice
         const std::uint64_t size =
             std::min({length - done, kCopyPiece - at % kCopyPiece, static_cast<std::uint64_t>(data_end) - at});
-        const ReadOutcome got = co_await read(ino_in, at, size);
+        const ReadOutcome got = co_await read_now(ino_in, at, size);
         error = got.error;
         if (error != 0 || got.data.size == 0) break;
-        error = co_await write(ino_out, offset_out + done, {got.data.buffer.data() + got.data.offset, got.data.size});
+        error = co_await write_now(ino_out, offset_out + done,
+                                   {got.data.buffer.data() + got.data.offset, got.data.size}, nullptr);
         if (error < 0) break;
         done += static_cast<std::uint64_t>(error);
         copied += static_cast<std::uint64_t>(error);

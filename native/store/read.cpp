@@ -230,7 +230,7 @@ int Store::plan_now(std::uint64_t number, std::uint64_t offset, std::uint64_t si
     const std::uint64_t to = (end + kBlock - 1) / kBlock;
     if (const auto it = files_.find(ino); it != files_.end()) {
         File& file = *it->second;
-        if (file.error == -EIO) return -EIO;  // what could not be written is not there to be read
+        if (file.error == -EIO || file.is_lost) return -EIO;  // what could not be written is not there to be read
         if (file.tail && file.tail.start < end && offset < format::round_up(file.tail.end, kBlock)) return -EAGAIN;
         if (is_on_its_way(file, from, to)) return -EAGAIN;
         file.streams.asked(from, to);
@@ -276,7 +276,7 @@ Async<int> Store::fill(InodeNumber ino, Plan plan, std::uint64_t from, std::uint
     co_return rc;
 }
 
-Async<Store::ReadOutcome> Store::read(std::uint64_t number, std::uint64_t offset, std::size_t size) {
+Async<Store::ReadOutcome> Store::read_now(std::uint64_t number, std::uint64_t offset, std::size_t size) {
     const auto ino = static_cast<InodeNumber>(number);
     Plan plan;
     std::uint64_t end = 0;
@@ -292,7 +292,12 @@ Async<Store::ReadOutcome> Store::read(std::uint64_t number, std::uint64_t offset
     const std::size_t bytes = (to - from) * kBlock;
     Buffer buffer;
     if (bytes <= small_pool_->size()) buffer = small_pool_->try_acquire();
-    if (!buffer && bytes > small_pool_->size() && bytes <= read_pool_->size()) buffer = co_await read_pool_->acquire();
+    if (!buffer && bytes > small_pool_->size() && bytes <= read_pool_->size()) {
+        buffer = read_pool_->try_acquire();
+        // a device that keeps some requests for ever keeps their buffers too: the others must not stand in line for
+        // them
+        if (!buffer && !is_device_slow()) buffer = co_await read_pool_->acquire();
+    }
     if (!buffer) buffer = Buffer::heap(bytes);
     outcome.error = co_await fill(ino, std::move(plan), from, to, buffer.data(), uring::Priority::kDemand);
     if (outcome.error != 0) co_return outcome;
@@ -302,8 +307,8 @@ Async<Store::ReadOutcome> Store::read(std::uint64_t number, std::uint64_t offset
     co_return outcome;
 }
 
-Async<std::int64_t> Store::read_into(std::uint64_t number, std::uint64_t offset, std::span<std::byte> out,
-                                     uring::Priority priority) {
+Async<std::int64_t> Store::read_into_now(std::uint64_t number, std::uint64_t offset, std::span<std::byte> out,
+                                         uring::Priority priority, Borrowed* lender) {
     if (offset % kBlock != 0 || out.size() % kBlock != 0 || reinterpret_cast<std::uintptr_t>(out.data()) % kBlock != 0)
         co_return -EINVAL;
     if (out.empty()) co_return 0;
@@ -317,6 +322,11 @@ Async<std::int64_t> Store::read_into(std::uint64_t number, std::uint64_t offset,
     }
     if (rc == -EAGAIN) rc = co_await plan_settled(number, offset, out.size(), end, plan);
     if (rc != 0) co_return rc;
+    if (lender != nullptr && !lender->give_to_device()) {
+        const std::lock_guard guard(mutex_);
+        unpin(plan);
+        co_return -EIO;
+    }
     if (offset >= end) {
         std::memset(out.data(), 0, out.size());
         co_return 0;

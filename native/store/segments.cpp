@@ -37,7 +37,9 @@ std::optional<SegmentId> Segments::take_free() {
     Segment& segment = table_[id];
     if (!segment.trimmed) --untrimmed_;
     const std::uint64_t generation = next_generation();
+    const bool trimmed = segment.trimmed;
     segment = Segment{};
+    segment.was_trimmed = trimmed;
     segment.generation = generation;
     segment.used = 1;
     return id;
@@ -162,9 +164,8 @@ void Segments::rebuild_after_recovery() {
     }
 }
 
-std::optional<SegmentId> Segments::start_trim() {
-    constexpr std::size_t kKeep = 4;
-    if (untrimmed_ <= kKeep) return std::nullopt;
+std::optional<SegmentId> Segments::start_trim(std::size_t keep) {
+    if (untrimmed_ <= keep) return std::nullopt;
     // from the back: the ones that will be used last
     for (auto it = free_.rbegin(); it != free_.rend(); ++it) {
         if (table_[*it].trimmed) continue;

@@ -26,7 +26,9 @@ struct Segment {
     std::uint32_t readers = 0;   // device requests under way, either way: it must not be reused under them
     std::uint32_t leases = 0;    // files being written into it
     SegmentState state = SegmentState::kFree;
-    bool trimmed = false;  // free, and the device has been told
+    bool trimmed = false;      // free, and the device has been told
+    bool was_trimmed = false;  // before it was taken into use: what is written there is new to the device
+    bool unflushed = false;    // in the store's list of those
 };
 
 struct Allocation {
@@ -45,6 +47,8 @@ public:
     [[nodiscard]] std::uint64_t count() const { return table_.size(); }
     [[nodiscard]] std::uint32_t blocks() const { return blocks_; }
     [[nodiscard]] std::uint64_t free_count() const { return free_.size(); }
+    // Of the free ones, those that the device still backs.
+    [[nodiscard]] std::uint64_t untrimmed_count() const { return untrimmed_; }
     [[nodiscard]] std::uint64_t metadata_count() const { return metadata_; }
     [[nodiscard]] std::uint64_t live_blocks() const { return live_; }
     // Segments that data never fills: room for the cleaner, for the log to grow and for the next checkpoint.
@@ -83,8 +87,8 @@ public:
     void rebuild_after_recovery();
 
     // A free segment whose blocks the device may forget; it is kTrimming until finish_trim(). A few are left
-    // untrimmed for the next writers.
-    std::optional<SegmentId> start_trim();
+    // untrimmed for the next writers: `keep`.
+    std::optional<SegmentId> start_trim(std::size_t keep);
     void finish_trim(SegmentId id);
 
     // Sealed segments with the least live data, best first, that hold at most `limit` live blocks.

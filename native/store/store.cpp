@@ -79,7 +79,10 @@ Store::Store(const std::string& path, const Options& options) {
         const std::size_t small = std::max<std::size_t>(8, buffers / 8 / kSmallBuffer);
         arena_ = std::make_unique<uring::BufferArena>(pool * (kIoBuffer + kReadBuffer) + requests * kReadBuffer +
                                                       small * kSmallBuffer + cache * kGranuleBytes);
-        const auto resume = [this](std::coroutine_handle<> handle) { rings_->here().post(handle); };
+        // who is still in line when the store has closed was given up, and is not missed
+        const auto resume = [this](std::coroutine_handle<> handle) {
+            if (rings_) rings_->here().post(handle);
+        };
         write_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kIoBuffer, resume);
         read_pool_ = std::make_unique<uring::BufferPool>(*arena_, pool, kReadBuffer, resume);
         small_pool_ = std::make_unique<uring::BufferPool>(*arena_, small, kSmallBuffer, resume);
@@ -88,6 +91,7 @@ Store::Store(const std::string& path, const Options& options) {
         const unsigned rings =
             options.rings != 0 ? options.rings : std::clamp(std::thread::hardware_concurrency(), 1U, kMostRings);
         rings_ = std::make_unique<uring::Rings>(fd_, options.tap, rings, kRingDepth, arena_->memory());
+        if (options.io_timeout.count() > 0) patience_ = std::make_unique<uring::Patience>(*rings_, options.io_timeout);
         scrubber_ = std::make_unique<Scrubber>(*this);
         if (read_only_) return;
         recovery.take_over(options.owner);
@@ -99,15 +103,25 @@ Store::Store(const std::string& path, const Options& options) {
             commit_now_ = checkpoint.is_due();
         }
         owns_ = true;
-        committer_ = std::thread([this] { committer(); });
-        cleaner_ = std::thread([this] { cleaner(); });
         sweep_after_ns_ = options.sweep_after_ns;
-        sweeper_ = std::thread([this] { sweeper(); });
+        threads_ = 3;
+        const auto start = [this](void (Store::*work)()) {
+            return std::thread([this, work] {
+                (this->*work)();
+                const std::lock_guard guard(mutex_);
+                if (--threads_ == 0) threads_done_.notify_all();
+            });
+        };
+        committer_ = start(&Store::committer);
+        cleaner_ = start(&Store::cleaner);
+        sweeper_ = start(&Store::sweeper);
     } catch (const std::system_error& failure) {
+        patience_.reset();
         rings_.reset();
         ::close(fd_);
         throw OpenError(failure.code().value(), path + ": " + failure.what());
     } catch (...) {
+        patience_.reset();
         rings_.reset();
         ::close(fd_);
         throw;
@@ -116,35 +130,61 @@ Store::Store(const std::string& path, const Options& options) {
 
 Store::~Store() { close(); }
 
-void Store::close() {
+// On a device that does not answer every wait here ends after a while. Tasks that still wait for it are left behind:
+// without the rings nobody resumes them, so they keep what they own for ever. A thread that still waits keeps all of
+// this.
+int Store::close() {
     {
         const std::lock_guard guard(mutex_);
-        if (closed_) return;
+        if (closed_) return 0;
         closed_ = true;
     }
-    const auto settle = [this] {
-        for (auto left = background_.load(); left != 0; left = background_.load()) background_.wait(left);
+    int rc = 0;
+    const auto wait = [&](auto& condition, auto& guard, auto is_over) {
+        constexpr int kMostWaits = 20;  // a discard is none of the requests whose age is known
+        if (patience_ == nullptr) condition.wait(guard, is_over);
+        for (int i = 0; i < kMostWaits && !is_over(); ++i) {
+            condition.wait_for(guard, patience_->limit(), is_over);
+            if (i > 0 && patience_->statistics().oldest > patience_->limit()) break;
+        }
+        const bool is_in_time = is_over();
+        if (!is_in_time) rc = -ETIMEDOUT;
+        return is_in_time;
+    };
+    const auto settle = [&] {
+        std::unique_lock guard(background_mutex_);
+        wait(background_done_, guard, [this] { return background_ == 0; });
     };
     if (scrubber_) scrubber_->stop();
     if (owns_) {
         // publish what is complete: nobody can reopen these files, the mount is gone
         uring::block_on(sync());
         settle();
-        {
-            const std::lock_guard guard(mutex_);
-            stop_ = true;
-            committer_wake_.notify_all();
-            cleaner_wake_.notify_all();
-            sweeper_wake_.notify_all();
+        std::unique_lock guard(mutex_);
+        stop_ = true;
+        committer_wake_.notify_all();
+        cleaner_wake_.notify_all();
+        sweeper_wake_.notify_all();
+        // the committer ends with a checkpoint and the clean flag
+        if (!wait(threads_done_, guard, [this] { return threads_ == 0; })) {
+            abandoned_ = true;
+            sweeper_.detach();
+            cleaner_.detach();
+            committer_.detach();
+            return rc;
         }
+        if (rc == 0 && log_error_ != 0) rc = -EIO;
+        guard.unlock();
         sweeper_.join();
         cleaner_.join();
-        committer_.join();  // ends with a checkpoint and the clean flag
+        committer_.join();
     }
-    settle();
+    if (rc == 0) settle();
+    patience_.reset();
     rings_.reset();
     if (fd_ >= 0) ::close(fd_);  // drops the lock as well
     fd_ = -1;
+    return rc;
 }
 
 // sb_ is changed by one thread at a time: the constructor's, then the committer's.
@@ -153,28 +193,23 @@ int Store::write_superblock() {
     ++sb_.sequence;
     sb_.written_ns = now_ns();
     const auto primary = static_cast<std::uint32_t>(sb_.sequence % 2);
-    Buffer block = Buffer::heap(format::kBlock);
     // the copy at the end goes last: a crash in between leaves it older, never the only good one being rewritten
     for (const std::uint32_t copy : {primary, std::uint32_t{2}}) {
         sb_.copy = copy;
         format::seal_superblock(sb_);
-        std::memcpy(block.data(), &sb_, sizeof sb_);
-        const std::uint64_t offset = format::superblock_offset(copy, sb_.size);
-        if (io_.write(block.data(), format::kBlock, offset) != static_cast<ssize_t>(format::kBlock)) {
-            return errno != 0 ? -errno : -EIO;
-        }
-        if (io_.sync() != 0) return -errno;
+        auto block = std::make_shared<Buffer>(Buffer::heap(format::kBlock));
+        std::memcpy(block->data(), &sb_, sizeof sb_);
+        int rc = write_device(std::move(block), format::kBlock, format::superblock_offset(copy, sb_.size));
+        if (rc == 0) rc = device_sync();
+        if (rc != 0) return rc;
     }
     return 0;
 }
 
 int Store::write_segment_header(SegmentId id, format::SegmentClass kind) {
-    Buffer block = Buffer::heap(format::kBlock);
-    fill_segment_header(id, kind, block.data());
-    if (io_.write(block.data(), format::kBlock, device_offset(id, 0)) != static_cast<ssize_t>(format::kBlock)) {
-        return errno != 0 ? -errno : -EIO;
-    }
-    return 0;
+    auto block = std::make_shared<Buffer>(Buffer::heap(format::kBlock));
+    fill_segment_header(id, kind, block->data());
+    return write_device(std::move(block), format::kBlock, device_offset(id, 0));
 }
 
 void Store::fill_segment_header(SegmentId id, format::SegmentClass kind, std::byte* out) const {
@@ -217,9 +252,14 @@ void Store::raise(Event event) {
 void Store::say(int level, std::string text) { raise(LogEvent{level, std::move(text)}); }
 
 void Store::in_background(Async<int> task) {
-    background_.fetch_add(1);
+    {
+        const std::lock_guard guard(background_mutex_);
+        ++background_;
+    }
     uring::detach(std::move(task), [this](int) {
-        if (background_.fetch_sub(1) == 1) background_.notify_all();
+        // notified under the lock: this may be destroyed as soon as it is released
+        const std::lock_guard guard(background_mutex_);
+        if (--background_ == 0) background_done_.notify_all();
     });
 }
 
@@ -270,7 +310,10 @@ void Store::release_replaced(File& file, std::uint64_t lsn) {
 }
 
 bool Store::has_space(std::uint64_t blocks) {
-    return segments_.live_blocks() + reserved_blocks_ + blocks <= segments_.data_capacity();
+    if (segments_.live_blocks() + reserved_blocks_ + blocks > segments_.data_capacity()) return false;
+    if (blocks <= physical_blocks_left()) return true;
+    ++physical_.refusals;
+    return false;
 }
 
 // The log may grow to this many bytes before a checkpoint makes it short again.
@@ -298,7 +341,7 @@ Store::Space Store::space() {
     const std::uint64_t used = std::min(capacity, segments_.live_blocks() + reserved_blocks_);
     // names have no quota of their own; what bounds them is the log and checkpoint space they need
     const std::uint64_t files_free = std::min(inodes_.capacity() - inodes_.count(), (capacity - used) * 8);
-    return {capacity, capacity - used, inodes_.count() + files_free, files_free};
+    return {capacity, std::min(capacity - used, physical_blocks_left()), inodes_.count() + files_free, files_free};
 }
 
 Store::Gauges Store::gauges() {

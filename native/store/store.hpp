@@ -7,7 +7,8 @@
 //
 // When a thread dies here the process dies with it (an escaped exception terminates): recovery is the answer, there is
 // no half-alive state. When the device fails: reads and flushes return EIO; a failed log write turns the volume
-// read-only, because nothing can be promised any more.
+// read-only, because nothing can be promised any more (health.hpp). When it does not answer, the clients are answered
+// for it in time (answers.cpp, uring/patience.hpp), and the committer takes that as a failure too.
 #pragma once
 
 #include <atomic>
@@ -29,14 +30,17 @@
 #include "store/damage.hpp"
 #include "store/file.hpp"
 #include "store/granule.hpp"
+#include "store/health.hpp"
 #include "store/inodes.hpp"
 #include "store/log.hpp"
 #include "store/names.hpp"
+#include "store/physical.hpp"
 #include "store/quota.hpp"
 #include "store/segments.hpp"
 #include "store/settings.hpp"
 #include "uring/async.hpp"
 #include "uring/buffers.hpp"
+#include "uring/patience.hpp"
 #include "uring/plain.hpp"
 #include "uring/rings.hpp"
 
@@ -73,9 +77,10 @@ struct Options {
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
-    unsigned rings = 0;               // 0: by the number of cores
-    uring::Tap* tap = nullptr;        // sees every request to the device, outlives the store
-    std::int64_t sweep_after_ns = 0;  // until an orphaned temporary file is removed; 0: never (sweep.hpp)
+    unsigned rings = 0;                      // 0: by the number of cores
+    uring::Tap* tap = nullptr;               // sees every request to the device, outlives the store
+    std::int64_t sweep_after_ns = 0;         // until an orphaned temporary file is removed; 0: never (sweep.hpp)
+    std::chrono::nanoseconds io_timeout{0};  // 0: what the device does not answer is waited for without end
 };
 
 // Verified bytes [offset, offset + size) of a buffer.
@@ -110,7 +115,8 @@ struct Counters {
         creates{0}, unlinks{0}, renames{0}, flushes{0}, fsyncs{0}, checksum_errors{0}, files_dropped{0}, read_errors{0},
         write_errors{0}, log_frames{0}, log_bytes{0}, checkpoints{0}, checkpoint_bytes{0}, cleaned_segments{0},
         moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, read_ahead{0}, enospc{0},
-        settings_refused{0}, quota_refused{0}, sweeps{0}, orphans_removed{0}, expired_removed{0}, swept_bytes{0};
+        settings_refused{0}, quota_refused{0}, sweeps{0}, orphans_removed{0}, expired_removed{0}, swept_bytes{0},
+        device_full{0};
 };
 
 // Errors of metadata and data calls are negative errnos, as liburing has them.
@@ -120,7 +126,10 @@ public:
     ~Store();
     Store(const Store&) = delete;
     Store& operator=(const Store&) = delete;
-    void close();
+    // 0, or what may have been lost: -EIO when the log could not be written to its end, -ETIMEDOUT when the device did
+    // not answer. After that this must not be destroyed if is_abandoned(): a thread still waits for the device.
+    int close();
+    [[nodiscard]] bool is_abandoned() const { return abandoned_; }
 
     // namespace.cpp ----------------------------------------------------------------
     int lookup(std::uint64_t parent, std::string_view name, Attributes& out);  // -ENOENT when absent
@@ -170,6 +179,14 @@ public:
     // Prefetch stands back behind demand.
     Async<std::int64_t> read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out,
                                   uring::Priority priority = uring::Priority::kDemand);
+    // The same into memory that lives as long as `owner` does: answered in time whatever the device does with it.
+    // Without an owner the answer has to wait for the device once it has the memory.
+    Async<std::int64_t> read_into(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out,
+                                  uring::Priority priority, std::shared_ptr<const void> owner);
+    // A call's answer may come while what does the work is still at it: what it was given must be its own.
+    [[nodiscard]] bool may_answer_early() const { return patience_ != nullptr; }
+    // Whether read_into() without an owner is to be avoided now.
+    [[nodiscard]] bool is_device_slow() const { return patience_ != nullptr && patience_->is_device_slow(); }
     // `data` must stay where it is until the answer.
     Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data);
     // The same for `size` bytes at buffer.data() + at (on a block boundary in memory, with room up to the next one
@@ -225,6 +242,20 @@ public:
     [[nodiscard]] const format::Superblock& superblock() const { return sb_; }
     [[nodiscard]] const uring::Rings& rings() const { return *rings_; }
     [[nodiscard]] bool is_read_only() const { return read_only_; }
+
+    // health.cpp --------------------------------------------------------------------------
+    [[nodiscard]] Health health();
+    // Begins to bring a volume that turned read-only back; health() tells how that goes. 0, -EALREADY (it is at work),
+    // -EINVAL (nothing is wrong), -EROFS (the volume was opened read-only).
+    int recover();
+
+    // physical.cpp ------------------------------------------------------------------------
+    // What a look at the device, or at the file system under a store file, found in bytes. `rewrites_in_place`: blocks
+    // that were written once keep their space.
+    void set_physical(std::uint64_t total_bytes, std::uint64_t free_bytes, bool rewrites_in_place);
+    void forget_physical();  // no news: what the store has is what there is
+    PhysicalSpace physical_space();
+
     struct Gauges {
         std::uint64_t files, names, open_files, segments, segments_free, segments_metadata, live_blocks,
             reserved_blocks, capacity_blocks, log_pending_bytes, lsn_appended, lsn_durable, recovery_ns,
@@ -376,6 +407,25 @@ private:
     void promise(File& file, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& ranges);
     void release_promise(File& file, std::uint64_t from, std::uint64_t to);
 
+    // what answers.cpp gives a deadline; `lender`: of memory that is the caller's
+    using Borrowed = uring::Borrowed;
+    Async<ReadOutcome> read_now(std::uint64_t ino, std::uint64_t offset, std::size_t size);
+    Async<std::int64_t> read_into_now(std::uint64_t ino, std::uint64_t offset, std::span<std::byte> out,
+                                      uring::Priority priority, Borrowed* lender);
+    Async<std::int64_t> write_now(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data,
+                                  Borrowed* lender);
+    Async<std::int64_t> write_now(std::uint64_t ino, std::uint64_t offset, Buffer buffer, std::size_t at,
+                                  std::size_t size);
+    Async<int> truncate_now(std::uint64_t ino, std::uint64_t size);
+    Async<int> flush_now(std::uint64_t ino);
+    Async<int> fsync_now(std::uint64_t ino);
+    Async<int> sync_now();
+    Async<int> rename_now(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
+                          std::uint32_t flags, Borrowed* lender);
+    Async<int> fallocate_now(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length);
+    Async<std::int64_t> copy_range_now(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
+                                       std::uint64_t offset_out, std::uint64_t length);
+
     // read.cpp
     void plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, Plan& out);
     int plan_now(std::uint64_t number, std::uint64_t offset, std::uint64_t size, std::uint64_t& end, Plan& out);
@@ -402,13 +452,38 @@ private:
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
     int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
     std::uint32_t unflushed_frames(const LogPosition& at) const;
+    int flush_device(std::unique_lock<std::mutex>& guard);
+
+    // physical.cpp (the mutex is held)
+    std::uint64_t usable_physical() const;
+    PhysicalLevel physical_level() const;
+    std::uint64_t physical_blocks_left() const;
+    void charge_physical(SegmentId segment, std::uint32_t blocks);
+
+    // health.cpp
+    int wait_for(Async<int> task);
+    int write_device(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
     int device_sync();
-    void fail_log(int error);
+    Async<int> send_write(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
+    Async<int> send_sync();
+    void fail_log(int error);  // the mutex is held
+    void try_to_recover(std::unique_lock<std::mutex>& guard);
+    int recover_now(std::unique_lock<std::mutex>& guard, std::string& step);
+    int settle_changes(std::unique_lock<std::mutex>& guard);
+    int verify_unflushed(std::unique_lock<std::mutex>& guard);
+    int start_log(std::unique_lock<std::mutex>& guard);
+    Async<int> verify_plan(Plan plan);
+    void drop_lost(InodeNumber ino);
+    void note_unflushed(SegmentId segment);
+    struct TrimPass;
+    Async<int> make_physical_room();
+    void trim_everything(std::unique_lock<std::mutex>& guard);
 
     // cleaner.cpp
     void cleaner();
     bool clean_some(std::unique_lock<std::mutex>& guard);
-    bool trim_one(std::unique_lock<std::mutex>& guard);
+    // Leaves `keep` segments as they are, for the next writers.
+    bool trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep = 4);
     bool move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical, const Extent& extent,
                      std::optional<SegmentId>& lease, bool* busy);
 
@@ -418,6 +493,7 @@ private:
     std::atomic<bool> read_only_ = false;  // written under the mutex
     bool owns_ = false;
     bool closed_ = false;
+    bool abandoned_ = false;
     format::Superblock sb_{};
     format::DataChecksum checksum_{format::Uuid{}};
 
@@ -445,10 +521,20 @@ private:
     std::atomic<std::uint32_t> tail_buffers_wanted_{0};  // by coroutines that wait for one
     std::uint64_t reserved_blocks_ = 0;                  // promised to tails and by fallocate, not handed out yet
     std::uint32_t headers_in_flight_ = 0;
-    bool data_unflushed_ = false;  // the device has data that no flush followed
+    bool data_unflushed_ = false;              // the device has data that no flush followed
+    std::vector<SegmentId> unflushed_;         // where that lies (Segment::unflushed)
+    std::vector<SegmentId> suspect_segments_;  // where it lay when a flush failed
+    std::vector<SegmentId> failed_headers_;    // data segments without one
+    // Of a log or a checkpoint that could not be written: not to be used again before recover().
+    std::vector<SegmentId> given_up_metadata_;
+    std::vector<std::coroutine_handle<>> trim_waiters_;
+    HealthState health_;
+    PhysicalLedger physical_;
     std::vector<std::coroutine_handle<>> space_waiters_;
+    bool cleaner_has_ended_ = false;
     bool cleaner_stuck_ = false;  // a full pass freed nothing: waiting for space is pointless
-    int log_error_ = 0;
+    int log_error_ = 0;           // what clients are told once the log has failed; 0: it has not
+    bool no_room_was_said_ = false;
 
     std::unique_ptr<uring::BufferArena> arena_;
     std::unique_ptr<uring::BufferPool> write_pool_;  // of tails
@@ -457,7 +543,10 @@ private:
     std::unique_ptr<uring::BufferPool> request_pool_;
     std::unique_ptr<GranuleCache> cache_;
     std::unique_ptr<uring::Rings> rings_;
-    std::atomic<std::uint32_t> background_{0};  // tasks that nobody awaits
+    std::unique_ptr<uring::Patience> patience_;  // null: without a deadline
+    std::mutex background_mutex_;
+    std::condition_variable background_done_;
+    std::uint32_t background_ = 0;  // tasks that nobody awaits; guarded by background_mutex_
 
     std::condition_variable committer_wake_;
     std::condition_variable cleaner_wake_;
@@ -465,6 +554,8 @@ private:
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
+    unsigned threads_ = 0;  // that have not ended
+    std::condition_variable threads_done_;
     // for the scrubber, when the checkpoint on the device is damaged
     bool checkpoint_wanted_ = false;
     std::uint64_t checkpoint_attempts_ = 0;

@@ -34,7 +34,9 @@ void Store::discard_tail(File& file) {
 
 Async<Buffer> Store::tail_buffer() {
     Buffer buffer = write_pool_->try_acquire();
-    if (!buffer) {
+    if (!buffer && is_device_slow()) {  // which may keep them
+        buffer = Buffer::heap(write_pool_->size());
+    } else if (!buffer) {
         // said before the search: whoever leaves a tail behind after it sees that, and sends it on its way
         tail_buffers_wanted_.fetch_add(1);
         reclaim_tail();
@@ -73,7 +75,7 @@ void Store::settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now) 
     }
     if (aged.empty()) return;
     guard.unlock();
-    for (const InodeNumber ino : aged) in_background(flush(ino));
+    for (const InodeNumber ino : aged) in_background(flush_now(ino));
     guard.lock();
 }
 

@@ -83,7 +83,8 @@ void Store::note_written(Inode& inode, File& file, std::uint64_t offset, std::ui
     mark_dirty(file);
 }
 
-Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data) {
+Async<std::int64_t> Store::write_now(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data,
+                                     Borrowed* lender) {
     if (offset > kMaxFileBytes || data.size() > kMaxFileBytes - offset) co_return -EFBIG;
     InUse file;
     Admission admission(*this, file);
@@ -137,7 +138,12 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
             tails_.add(*file);
         }
         const std::size_t n = std::min<std::uint64_t>(data.size() - done, tail.start + capacity - at);
-        std::memcpy(tail.buffer.data() + (at - tail.start), data.data() + done, n);
+        const auto copy = [&] { std::memcpy(tail.buffer.data() + (at - tail.start), data.data() + done, n); };
+        if (lender == nullptr) {
+            copy();
+        } else if (!lender->use(copy)) {
+            co_return -EIO;
+        }
         {
             const std::lock_guard guard(mutex_);
             const std::uint64_t before = (tail.end - tail.start + kBlock - 1) / kBlock;
@@ -158,8 +164,8 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, std::s
     co_return static_cast<std::int64_t>(data.size());
 }
 
-Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, Buffer buffer, std::size_t at,
-                                 std::size_t size) {
+Async<std::int64_t> Store::write_now(std::uint64_t ino, std::uint64_t offset, Buffer buffer, std::size_t at,
+                                     std::size_t size) {
     const std::span<const std::byte> data(buffer.data() + at, size);
     const std::size_t padded = format::round_up(size, kBlock);
     std::int64_t rc = -EAGAIN;
@@ -167,7 +173,7 @@ Async<std::int64_t> Store::write(std::uint64_t ino, std::uint64_t offset, Buffer
     if (aligned && size >= kLeastInPlace && at + padded <= buffer.size() && offset <= kMaxFileBytes - padded) {
         rc = co_await write_in_place(ino, offset, buffer, at, size);
     }
-    if (rc == -EAGAIN) rc = co_await write(ino, offset, data);
+    if (rc == -EAGAIN) rc = co_await write_now(ino, offset, data, nullptr);
     co_return rc;
 }
 
@@ -226,7 +232,7 @@ Async<std::int64_t> Store::write_in_place(std::uint64_t ino, std::uint64_t offse
     co_return static_cast<std::int64_t>(size);
 }
 
-Async<int> Store::truncate(std::uint64_t ino, std::uint64_t size) {
+Async<int> Store::truncate_now(std::uint64_t ino, std::uint64_t size) {
     if (size > kMaxFileBytes) co_return -EFBIG;
     InUse file;
     {
@@ -245,6 +251,7 @@ Async<int> Store::truncate(std::uint64_t ino, std::uint64_t size) {
             const std::lock_guard guard(mutex_);
             discard_tail(*file);
             file->error = 0;  // nothing of what failed is left
+            file->is_lost = false;
         }
         int rc = co_await submit_tail(*file);
         if (rc != 0) co_return rc;

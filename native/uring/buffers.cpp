@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <new>
 #include <system_error>
@@ -68,6 +69,13 @@ void BufferPool::queue(Waiter& waiter) {
     last_ = &waiter;
 }
 
+void BufferPool::leave(Waiter& waiter) {
+    Waiter* before = nullptr;
+    for (Waiter* each = first_; each != &waiter; each = each->next) before = each;
+    (before == nullptr ? first_ : before->next) = waiter.next;
+    if (last_ == &waiter) last_ = before;
+}
+
 bool BufferPool::Acquire::await_suspend(std::coroutine_handle<> waiter) {
     const std::lock_guard guard(pool_.mutex_);
     place_.result = pool_.take_idle();
@@ -85,8 +93,12 @@ Buffer BufferPool::acquire_blocking() {
     Waiter waiter;
     waiter.thread = &turn;
     queue(waiter);
-    turn.wait(guard, [&] { return static_cast<bool>(waiter.result); });
-    return std::move(waiter.result);
+    constexpr std::chrono::seconds kPatience{1};
+    if (turn.wait_for(guard, kPatience, [&] { return static_cast<bool>(waiter.result); })) {
+        return std::move(waiter.result);
+    }
+    leave(waiter);
+    return Buffer::heap(size_);
 }
 
 void BufferPool::give_back(std::byte* data) {

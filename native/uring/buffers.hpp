@@ -101,7 +101,8 @@ public:
     };
     // Waits in line when every buffer is out.
     Acquire acquire() { return Acquire(*this); }
-    // The same for a thread that is no coroutine: it sleeps until its turn comes.
+    // The same for a thread that is no coroutine: it sleeps until its turn comes. A device that does not answer keeps
+    // the buffers that it has, and the thread must not wait for that: after a second it gets one from the heap.
     Buffer acquire_blocking();
 
     [[nodiscard]] std::size_t size() const { return size_; }
@@ -112,6 +113,7 @@ private:
     friend class Buffer;
     Buffer take_idle();          // the mutex is held; empty when all are out
     void queue(Waiter& waiter);  // the mutex is held
+    void leave(Waiter& waiter);  // the line; the mutex is held
     void give_back(std::byte* data);
 
     std::size_t size_;

@@ -17,7 +17,12 @@ ssize_t tapped(Tap* tap, Tap::Request request, Call&& call) {
     if (tap == nullptr) return call();
     request.id = &request;
     int result = 0;
-    if (const auto answer = tap->before(request)) {
+    auto answer = tap->before(request);
+    while (answer && answer->result == -EAGAIN) {  // as a ring does: it is asked about again
+        std::this_thread::sleep_for(answer->delay);
+        answer = tap->before(request);
+    }
+    if (answer) {
         if (answer->delay.count() > 0) std::this_thread::sleep_for(answer->delay);
         result = answer->result;
     } else {

@@ -158,6 +158,8 @@ void Ring::push(Op& op) {
         demand_.fetch_add(1, std::memory_order_relaxed);
     }
     counters_.in_flight.fetch_add(1, std::memory_order_relaxed);
+    if (op.kind != OpKind::kRead) counters_.changes_in_flight.fetch_add(1, std::memory_order_relaxed);
+    op.tick = ages_.enter();
     prepare(entry(), op);
 }
 
@@ -267,6 +269,8 @@ void Ring::finish(Op& op, int result) {
             break;
     }
     counters_.in_flight.fetch_sub(1, std::memory_order_relaxed);
+    if (op.kind != OpKind::kRead) counters_.changes_in_flight.fetch_sub(1, std::memory_order_release);
+    ages_.leave(op.tick);
     op.result = result < 0 ? result : 0;
     if (op.result < 0) counters_.errors.fetch_add(1, std::memory_order_relaxed);
     const bool prefetch = op.priority == Priority::kPrefetch;

@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "uring/ages.hpp"
 #include "uring/inline_vector.hpp"
 #include "uring/tap.hpp"
 
@@ -34,6 +35,7 @@ struct Op {
     OpKind kind = OpKind::kRead;
     Priority priority = Priority::kDemand;
     bool answered = false;  // by a tap: `result` is what the device would have said
+    std::uint8_t tick = 0;  // of the ring's ages, when it was sent
     int result = 0;         // 0 or -errno
     std::byte* data = nullptr;
     std::size_t size = 0;
@@ -44,7 +46,7 @@ struct Op {
 
 struct RingCounters {
     std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, write_bytes{0}, syncs{0}, errors{0}, in_flight{0},
-        prefetch_waiting{0};
+        prefetch_waiting{0}, changes_in_flight{0};
 };
 
 class Ring {
@@ -71,6 +73,7 @@ public:
 
     [[nodiscard]] bool buffers_registered() const { return !registered_.empty(); }
     [[nodiscard]] const RingCounters& counters() const { return counters_; }
+    [[nodiscard]] Ages& ages() { return ages_; }
 
     // Numbers threads from 0 on, in the order in which they first ask; a reaper's is its ring's.
     static unsigned thread_number();
@@ -95,6 +98,7 @@ private:
     io_uring ring_{};
     std::vector<std::span<std::byte>> registered_;  // one per registered buffer
     RingCounters counters_;
+    Ages ages_;
     std::mutex submit_mutex_;
     Op* first_prefetch_ = nullptr;
     Op* last_prefetch_ = nullptr;

@@ -30,6 +30,22 @@ bool Rings::buffers_registered() const {
     return std::all_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->buffers_registered(); });
 }
 
+void Rings::tick(std::int64_t now_ns) {
+    for (const auto& ring : rings_) ring->ages().tick(now_ns);
+}
+
+std::int64_t Rings::oldest_ns(std::int64_t now_ns) const {
+    std::int64_t oldest = now_ns;
+    for (const auto& ring : rings_) oldest = std::min(oldest, ring->ages().oldest_ns(now_ns));
+    return oldest;
+}
+
+std::uint64_t Rings::changes_in_flight() const {
+    std::uint64_t sum = 0;
+    for (const auto& ring : rings_) sum += ring->counters().changes_in_flight.load(std::memory_order_acquire);
+    return sum;
+}
+
 Rings::Statistics Rings::statistics() const {
     Statistics sum{};
     const auto get = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };

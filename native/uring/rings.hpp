@@ -28,6 +28,12 @@ public:
     };
     [[nodiscard]] Statistics statistics() const;
 
+    // How long requests have been at the device (ages.hpp): a tick of one thread, and what all rings know.
+    void tick(std::int64_t now_ns);
+    [[nodiscard]] std::int64_t oldest_ns(std::int64_t now_ns) const;
+    // Requests that change something: writes, flushes, discards.
+    [[nodiscard]] std::uint64_t changes_in_flight() const;
+
 private:
     Ring::Load demand_{0};
     std::vector<std::unique_ptr<Ring>> rings_;

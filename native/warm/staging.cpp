@@ -15,12 +15,19 @@ constexpr std::uint64_t kPiece = 4 << 20;
 constexpr std::uint64_t kBlock = format::kBlock;
 
 // Reads at least [offset, offset + size) of a file into memory, piece by piece, all at once. 0 or -errno: fewer than
-// these bytes is -ESTALE, as the file has become shorter.
+// these bytes is -ESTALE, as the file has become shorter. `owner` keeps the memory as long as the device may write into
+// it, which may be longer than this waits.
 class Pieces {
 public:
     Pieces(store::Store& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory,
-           std::uint64_t size, uring::Priority priority)
-        : store_(store), ino_(ino), offset_(offset), memory_(memory), size_(size), priority_(priority) {}
+           std::uint64_t size, uring::Priority priority, std::shared_ptr<const void> owner)
+        : store_(store),
+          ino_(ino),
+          offset_(offset),
+          memory_(memory),
+          size_(size),
+          priority_(priority),
+          owner_(std::move(owner)) {}
     Pieces(const Pieces&) = delete;
     Pieces& operator=(const Pieces&) = delete;
 
@@ -33,7 +40,7 @@ public:
         for (std::size_t at = 0; at < memory_.size(); at += kPiece) {
             const std::size_t room = std::min<std::size_t>(kPiece, memory_.size() - at);
             const auto wanted = static_cast<std::int64_t>(std::min<std::uint64_t>(room, size_ - at));
-            uring::detach(store_.read_into(ino_, offset_ + at, memory_.subspan(at, room), priority_),
+            uring::detach(store_.read_into(ino_, offset_ + at, memory_.subspan(at, room), priority_, owner_),
                           [this, wanted](std::int64_t got) { arrived(got, wanted); });
         }
         return left_.fetch_sub(1, std::memory_order_acq_rel) != 1;
@@ -54,6 +61,7 @@ private:
     std::span<std::byte> memory_;
     std::uint64_t size_;
     uring::Priority priority_;
+    std::shared_ptr<const void> owner_;
     std::atomic<std::size_t> left_{0};
     std::atomic<int> error_{0};
     std::coroutine_handle<> waiter_;
@@ -160,7 +168,7 @@ uring::Async<PagePtr> Tier::read_page(std::uint64_t ino, int& error, uring::Prio
     // from here on the page gives the reserved bytes back
     const auto page = std::make_shared<Page>(ino, before.size, std::move(file), resident_);
     counters_.stagings.fetch_add(1, std::memory_order_relaxed);
-    error = co_await Pieces(store_, ino, 0, page->file_.memory(), before.size, priority);
+    error = co_await Pieces(store_, ino, 0, page->file_.memory(), before.size, priority, page);
     if (error != 0) {
         counters_.staging_failures.fetch_add(1, std::memory_order_relaxed);
         co_return nullptr;
@@ -200,10 +208,10 @@ uring::Async<int> Tier::refresh(std::uint64_t ino, std::uint64_t offset, std::ui
     // whole blocks are read, but not a byte more is put than was changed: next to it may be what a mapping wrote
     for (std::uint64_t at = offset / kBlock * kBlock; rc == 0 && at < end; at += kPiece) {
         const std::uint64_t size = std::min(kPiece, end - at);
-        const auto buffer = uring::Buffer::heap(format::round_up(size, kBlock));
-        rc = co_await Pieces(store_, ino, at, {buffer.data(), buffer.size()}, size, uring::Priority::kDemand);
+        const auto buffer = std::make_shared<const uring::Buffer>(uring::Buffer::heap(format::round_up(size, kBlock)));
+        rc = co_await Pieces(store_, ino, at, {buffer->data(), buffer->size()}, size, uring::Priority::kDemand, buffer);
         const std::uint64_t skip = offset > at ? offset - at : 0;
-        if (rc == 0) rc = page->put(at + skip, {buffer.data() + skip, size - skip});
+        if (rc == 0) rc = page->put(at + skip, {buffer->data() + skip, size - skip});
     }
     if (rc == -ESTALE) rc = 0;  // shortened while this read it, by a change whose own refresh() follows
     page->refreshing_.unlock();

@@ -1,0 +1,1 @@
+"""Devices and fabrics: what is under a store."""

@@ -1,0 +1,28 @@
+"""``health`` and ``recover``: what ``kvfsctl recover`` asks of a mount by ``.kvfs/admin``.
+
+A failed write of metadata turns a store read-only (``native/store/health.hpp``). ``recover`` only begins to bring it
+back, as the device may take its time; ``health`` says how that goes.
+"""
+
+import errno
+from typing import Any
+
+from kvfs._native import Store
+from kvfs.fs.admin import AdminFile, Command
+
+
+def add_health_commands(admin: AdminFile, store: Store) -> None:
+    async def health(_: Command) -> dict[str, Any]:
+        found: dict[str, Any] = store.statistics()["health"]
+        return found
+
+    async def recover(command: Command) -> dict[str, Any]:
+        try:
+            store.recover()
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EALREADY):  # well already, or at it already
+                raise
+        return await health(command)
+
+    admin.add("health", Command, health)
+    admin.add("recover", Command, recover)
