@@ -22,7 +22,7 @@ The data path never comes here. ``tests/t0_format`` holds golden bytes that both
 
     frame           | header 64 B | record | record | ... | zeros to the next 4 KiB |
     (header)        0 magic I | 4 crc I | 8 payload_bytes I | 12 record_count I | 16 uuid 16s | 32 generation Q
-                   40 sequence Q | 48 offset Q | 56 flags I | 60 0 I
+                   40 sequence Q | 48 offset Q | 56 flags I | 60 unflushed I
 
     record          | type H | 0 H | body_bytes I | body |
 
@@ -551,9 +551,9 @@ def parse_records(payload: bytes) -> Iterator[Record]:
 
 
 def make_frame(records: Sequence[Record], *, uuid: bytes, generation: int, sequence: int, offset: int,
-               flags: int = 0) -> Frame:  # fmt: skip
+               flags: int = 0, unflushed: int = 0) -> Frame:  # fmt: skip
     payload = b"".join(map(pack_record, records))
-    return Frame(uuid=uuid, generation=generation, sequence=sequence, offset=offset, flags=flags,
+    return Frame(uuid=uuid, generation=generation, sequence=sequence, offset=offset, flags=flags, unflushed=unflushed,
                  record_count=len(records), payload=payload)  # fmt: skip
 
 

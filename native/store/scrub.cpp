@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <optional>
 
@@ -22,6 +22,7 @@ constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::uint64_t kPieceBlocks = 256;  // 1 MiB of a file, planned and read at a time
 constexpr std::uint64_t kMostBlocks = kMaxFileBytes / kBlock;
 constexpr auto kSaveInterval = 30s;
+constexpr std::uint64_t kRecordVersion = 1;
 constexpr int kMetadataRounds = 3;  // superblocks A and B are written in turn: two checkpoints rewrite both
 
 // Where a chain of frames goes on.
@@ -40,12 +41,13 @@ private:
 Scrubber::Scrubber(Store& store) : store_(store) { load(); }
 
 void Scrubber::start(std::uint64_t rate) {
+    const std::lock_guard one(commands_);
     std::unique_lock guard(mutex_);
     status_.rate = rate;
     wake_.notify_all();
     if (status_.running) return;
     guard.unlock();
-    stop();  // joins a thread that is through
+    end_thread();  // one that is through
     guard.lock();
     if (status_.next == 0) {
         status_.next = kRoot;
@@ -58,6 +60,11 @@ void Scrubber::start(std::uint64_t rate) {
 }
 
 void Scrubber::stop() {
+    const std::lock_guard one(commands_);
+    end_thread();
+}
+
+void Scrubber::end_thread() {
     {
         const std::lock_guard guard(mutex_);
         stop_ = true;
@@ -67,7 +74,8 @@ void Scrubber::stop() {
 }
 
 void Scrubber::cancel() {
-    stop();
+    const std::lock_guard one(commands_);
+    end_thread();
     {
         const std::lock_guard guard(mutex_);
         status_.next = 0;
@@ -326,20 +334,25 @@ void Scrubber::load() {
     if (found == store_.inodes_.xattrs.end()) return;
     for (const auto& [name, value] : found->second) {
         if (name != kScrubRecord) continue;
-        std::array<unsigned long long, 9> at{};
-        const int fields = std::sscanf(value.c_str(), "1 %llu %llu %llu %llu %llu %llu %llu %llu %llu", &at[0], &at[1],
-                                       &at[2], &at[3], &at[4], &at[5], &at[6], &at[7], &at[8]);
-        if (fields != static_cast<int>(at.size())) return;  // a later version's
-        status_.next = static_cast<InodeNumber>(at[0]);
-        status_.tally = {at[1], at[2], at[3], at[4], at[5]};
-        status_.started_ns = static_cast<std::int64_t>(at[6]);
-        status_.finished_ns = static_cast<std::int64_t>(at[7]);
-        status_.passes = at[8];
+        std::array<std::uint64_t, 10> at{};
+        const char* next = value.data();
+        const char* const end = next + value.size();
+        for (std::uint64_t& field : at) {
+            const auto [stop, error] = std::from_chars(next, end, field);
+            if (error != std::errc{}) return;
+            next = stop == end ? end : stop + 1;  // a space
+        }
+        if (at[0] != kRecordVersion) return;
+        status_.next = static_cast<InodeNumber>(at[1]);
+        status_.tally = {at[2], at[3], at[4], at[5], at[6]};
+        status_.started_ns = static_cast<std::int64_t>(at[7]);
+        status_.finished_ns = static_cast<std::int64_t>(at[8]);
+        status_.passes = at[9];
     }
 }
 
 void Scrubber::save() {
-    std::string value = "1";
+    std::string value = std::to_string(kRecordVersion);
     {
         const std::lock_guard guard(mutex_);
         const ScrubTally& t = status_.tally;

@@ -72,6 +72,7 @@ public:
     ScrubTally verify(InodeNumber ino);
 
 private:
+    void end_thread();
     void run();
     bool scrub_file(InodeNumber ino, ScrubTally& tally);
     bool scrub_piece(InodeNumber ino, std::uint64_t& at, ScrubTally& tally);
@@ -84,6 +85,7 @@ private:
 
     Store& store_;
     uring::Buffer buffer_;  // the thread's
+    std::mutex commands_;  // start, stop and cancel come one at a time; taken before mutex_
     std::mutex mutex_;
     std::condition_variable wake_;
     std::thread thread_;

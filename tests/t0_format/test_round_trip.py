@@ -77,12 +77,12 @@ def test_segment_header(header: kvfs1.SegmentHeader) -> None:
     assert kvfs1.SegmentHeader.parse(block) == header
 
 
-@given(st.lists(records, max_size=20), uuids, u64, u64, u64, u32)
+@given(st.lists(records, max_size=20), uuids, u64, u64, u64, u32, u32)
 def test_frame(
-    content: list[kvfs1.Record], uuid: bytes, generation: int, sequence: int, offset: int, flags: int
+    content: list[kvfs1.Record], uuid: bytes, generation: int, sequence: int, offset: int, flags: int, unflushed: int
 ) -> None:
     frame = kvfs1.make_frame(
-        content, uuid=uuid, generation=generation, sequence=sequence, offset=offset, flags=flags
+        content, uuid=uuid, generation=generation, sequence=sequence, offset=offset, flags=flags, unflushed=unflushed
     )  # fmt: skip
     data = frame.pack()
     assert len(data) == frame.disk_bytes

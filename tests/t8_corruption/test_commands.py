@@ -2,39 +2,46 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from client import BLOCK
+from client import BLOCK, MIB, ROOT, make_volume, opened_volume
 from images import Image, noise
 from place import Done, Place
 from support.mount import is_mounted
 
 PATIENCE = 60  # s
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    place = Place()
-    try:
-        yield place
-    finally:
-        place.clear()
+SIZE = 64 * MIB
 
 
 def page(number: int) -> bytes:
-    return noise(("page", number), 300_000 + 100_000 * number)
+    return noise(("page", number), 20_000 + 200_000 * number)
 
 
-def fill(place: Place) -> None:
-    """A store with a checkpoint and pages; not mounted."""
-    assert place.mount().status == 0
-    for number in range(8):
-        (place.mountpoint / f"page {number}").write_bytes(page(number))
-    assert place.run("kvfs", "umount", place.mountpoint).status == 0
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a checkpoint and pages."""
+    path = make_volume(tmp_path_factory.mktemp("filled") / "store.kvfs", SIZE, MIB)
+    with opened_volume(path) as client:
+        for number in range(8):
+            client.create(ROOT, b"page %d" % number, page(number))
+    return path
+
+
+@pytest.fixture
+def place(filled: Path) -> Iterator[Place]:
+    """With a copy of that, which is not mounted."""
+    place = Place()
+    try:
+        shutil.copyfile(filled, place.store)
+        yield place
+    finally:
+        place.clear()
 
 
 def patch(place: Place, at: int, data: bytes) -> None:
@@ -62,14 +69,12 @@ def fsck(place: Place, *options: str, status: int) -> Done:
 
 
 def test_a_clean_store_needs_no_repair(place: Place) -> None:
-    fill(place)
     before = place.store.read_bytes()
     assert fsck(place, "--repair", status=0).output.endswith("clean\n")
     assert place.store.read_bytes() == before
 
 
 def test_a_page_is_dropped(place: Place) -> None:
-    fill(place)
     damage_page(place, 3)
     before = place.store.read_bytes()
     fsck(place, status=1)
@@ -85,7 +90,6 @@ def test_a_page_is_dropped(place: Place) -> None:
 
 
 def test_json(place: Place) -> None:
-    fill(place)
     damage_page(place, 3)
     report: dict[str, Any] = json.loads(fsck(place, "--repair", "--json", status=1).output)
     assert report["before"]["clean"] is False
@@ -95,7 +99,6 @@ def test_json(place: Place) -> None:
 
 
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(place: Place) -> None:
-    fill(place)
     damage_checkpoint(place)
     for options in ((), ("--read-only",)):
         done = place.run("kvfs", "mount", *options, place.store, place.mountpoint)
@@ -121,7 +124,6 @@ def scrub(place: Place, *options: str, status: int = 0) -> dict[str, Any]:
 
 
 def test_scrub(place: Place) -> None:
-    fill(place)
     assert place.mount().status == 0
     assert scrub(place, "--status")["started"] is None
     found = scrub(place)
@@ -138,7 +140,6 @@ def test_scrub(place: Place) -> None:
 
 
 def test_scrub_drops_what_is_damaged(place: Place) -> None:
-    fill(place)
     assert place.mount().status == 0
     assert (place.mountpoint / "page 3").stat().st_size == len(page(3))  # the kernel knows it
     damage_page(place, 3)
@@ -153,9 +154,8 @@ def test_scrub_drops_what_is_damaged(place: Place) -> None:
 
 
 def test_scrub_is_paused_and_goes_on_after_a_remount(place: Place) -> None:
-    fill(place)
     assert place.mount().status == 0
-    assert scrub(place, "--rate", "1M", "--background")["state"] == "running"
+    assert scrub(place, "--rate", "20K", "--background")["state"] == "running"
     deadline = time.monotonic() + PATIENCE
     while scrub(place, "--status")["files"] < 1:
         assert time.monotonic() < deadline
@@ -172,7 +172,6 @@ def test_scrub_is_paused_and_goes_on_after_a_remount(place: Place) -> None:
 
 
 def test_an_interrupt_pauses(place: Place) -> None:
-    fill(place)
     assert place.mount().status == 0
     with place.start("kvfsctl", "scrub", "--rate", "100K", place.mountpoint) as process:
         deadline = time.monotonic() + PATIENCE
