@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,10 @@ from support.expect import opened, raises, read_file, write_file
 from support.libc import FALLOC_FL_KEEP_SIZE, fallocate
 from support.mount import KvfsMount, TestMount, close_test_mount, data_path, make_test_mount, run_command
 from support.process import NOBODY, in_child
+
+from kvfs.cli.pin import pin_paths
+from kvfs.cli.quota import list_quotas, set_quota, show_quota
+from kvfs.errors import KvfsError
 
 MIB = 1 << 20
 PAGE = 256 << 10
@@ -81,14 +86,15 @@ def test_a_tenant_fills_its_quota(tree: Path, kvfs_mount: TestMount, write: Any)
             assert os.stat(tree / "tenant" / name).st_size == 0, "half a page"
             os.unlink(tree / "tenant" / name)
     write(tree / "elsewhere", MIB)
-    for _ in range(2):
+    for mounted_anew in (False, True):
+        if mounted_anew:
+            kvfs_mount.remount()
         assert sorted(os.listdir(tree / "tenant" / "sub")) == [f"page{number}" for number in range(8)]
         found = kvfsctl("quota", "show", tree / "tenant")
         assert (found["bytes"], found["files"]) == (8 * MIB, 9)
         assert found["bytes"] == blocks_below(tree / "tenant")
         [listed] = [quota for quota in kvfsctl("quota", "list", kvfs_mount.path) if quota["path"] == found["path"]]
         assert listed == found
-        kvfs_mount.remount()
     with raises(errno.EDQUOT):
         write(tree / "tenant" / "page8", MIB)
     os.unlink(tree / "tenant" / "sub" / "page0")
@@ -96,7 +102,6 @@ def test_a_tenant_fills_its_quota(tree: Path, kvfs_mount: TestMount, write: Any)
     assert kvfsctl("quota", "clear", tree / "tenant")["cleared"] is True
     assert kvfsctl("quota", "clear", tree / "tenant")["cleared"] is False
     write(tree / "tenant" / "page10", 2 * MIB)
-    refused("quota", "show", tree / "tenant").says("no quota is set here", "kvfsctl quota set")
 
 
 def test_many_writers_at_a_limit(tree: Path) -> None:
@@ -143,20 +148,25 @@ def test_parts_of_a_quota_are_set_one_by_one(tree: Path) -> None:
 @pytest.mark.expects_log("setting of .* refused")
 def test_what_is_wrong_is_said(tree: Path, tmp_path: Path) -> None:
     write_file(tree / "page", b"x")
-    refused("quota", "set", tree).says("expected --bytes, --files or both")
-    refused("quota", "set", tree, "--bytes", "many").says("expected a size, found 'many'")
     refused("quota", "set", tree / "page", "--files", "1").says("expected a directory, found a file")
-    refused("quota", "set", tree / "absent", "--files", "1").says("found nothing")
-    refused("quota", "set", tmp_path, "--files", "1").says("expected a path in a kvfs mount")
-    refused("quota", "list", tree).says("nothing is mounted here")
-    refused("pin", tree).says("expected --for or --until, found neither")
-    refused("pin", tree, "--for", "1h", "--until", FAR).says("found both")
-    refused("pin", tree, "--for", "long").says("expected a time, found 'long'")
-    refused("pin", tree, "--until", "tomorrow").says("expected a time of RFC 3339, found 'tomorrow'")
-    refused("pin", tree, "--until", "2100-01-01T00:00:00").says("with its zone")
-    refused("pin", tree, "--until", "2001-01-01T00:00:00Z").says("expected a time to come")
-    refused("pin", tmp_path, "--for", "1h").says("expected a path in a kvfs mount")
-    refused("pin", tree / "absent", "--for", "1h").says("no such file")
+    refused("pin", tree, "--for", "1h", "--until", FAR).says("expected --for or --until, found both")
+    for part, ask in (
+        ("expected --bytes, --files or both", lambda: set_quota(tree, size=None, files=None)),
+        ("expected a size, found 'many'", lambda: set_quota(tree, size="many", files=None)),
+        ("found nothing", lambda: set_quota(tree / "absent", size="1G", files=None)),
+        ("expected a path in a kvfs mount", lambda: set_quota(tmp_path, size="1G", files=None)),
+        ("nothing is mounted here", lambda: list_quotas(tree)),
+        ("expected --for or --until, found neither", lambda: pin_paths([tree], lasting=None, until=None)),
+        ("expected a time, found 'long'", lambda: pin_paths([tree], lasting="long", until=None)),
+        ("expected a time of RFC 3339, found 'tomorrow'", lambda: pin_paths([tree], lasting=None, until="tomorrow")),
+        ("with its zone", lambda: pin_paths([tree], lasting=None, until="2100-01-01T00:00:00")),
+        ("expected a time to come", lambda: pin_paths([tree], lasting=None, until="2001-01-01T00:00:00Z")),
+        ("expected a path in a kvfs mount", lambda: pin_paths([tree, tmp_path], lasting="1h", until=None)),
+        ("no such file", lambda: pin_paths([tree / "absent"], lasting="1h", until=None)),
+        ("no quota is set here", lambda: show_quota(tree)),
+    ):
+        with pytest.raises(KvfsError, match=re.escape(part)):
+            ask()
     assert os.listxattr(tree) == []
     for name, value in (("ttl", b"soon"), ("evictable", b"maybe"), ("qota.bytes", b"1")):
         with raises(errno.EINVAL):
