@@ -1,15 +1,18 @@
-// Which objects belong to one chain, found in the sequence of a client's calls.
+// Which objects belong to one chain, found in the sequence of calls.
 //
-// A request of an engine looks like this: it uses the blocks that are there, block 0 first, misses one, and later
-// admits that one and those behind it, in order. Requests of one client follow each other closely, and what one admits
-// comes between the look-ups of the next. So there are two chains for each client:
+// A request of an engine looks like this: it uses the blocks that are there, block 0 first, misses one, and after it
+// has computed them admits that one and those behind it, in order. Requests of one client follow each other closely,
+// and what one admits comes between the look-ups of the next. So there are two chains for each client:
 //
 //   used       goes on until something is missed, or kPause passes without a use
-//   admitted   begins with a block that was missed: then it continues the chain that was being used; it goes on until
-//              another such block is admitted, or kPatience passes without one
+//   admitted   begins with a block that was missed at least kCompute ago, by whomever: then it continues the chain that
+//              was being used; it goes on until another such block is admitted, or kPatience passes without one
 //
-// A chain remembers its last object in each class, after which the next one belongs, and how often its last object had
-// been used: what follows in a chain is worth no more than what comes before it.
+// What is missed just before it is admitted says nothing: creating a file, or renaming one into place, looks its name
+// up.
+//
+// A chain remembers its last objects in each class, behind which the next one belongs, and how often its last object
+// had been used: what follows in a chain is worth no more than what comes before it.
 //
 // A partial block is one that is shorter than what its client has been admitting.
 #pragma once
@@ -28,10 +31,14 @@ namespace kvfs::policy {
 struct Chain {
     static constexpr unsigned kAnyUses = 0xff;
 
-    std::array<ObjectId, Reuse::kClasses> last = none();
     unsigned uses = kAnyUses;  // of its last object
 
+    // In its class, the one before `id`, which may have been appended already (under a temporary name).
+    [[nodiscard]] ObjectId before(ObjectId id, unsigned object_class) const {
+        return last[object_class] == id ? last_but_one[object_class] : last[object_class];
+    }
     void append(ObjectId id, unsigned object_class, unsigned object_uses) {
+        if (last[object_class] != id) last_but_one[object_class] = last[object_class];
         last[object_class] = id;
         uses = object_uses;
     }
@@ -42,6 +49,8 @@ private:
         out.fill(Order::kNone);
         return out;
     }
+    std::array<ObjectId, Reuse::kClasses> last = none();
+    std::array<ObjectId, Reuse::kClasses> last_but_one = none();
 };
 
 class Chains {
@@ -58,7 +67,7 @@ public:
     Chain& admitted(Key key, const Access& access) {
         auto& client = client_of(access);
         auto& miss = miss_of(key);
-        if (miss.key == key && miss.client == access.client) {
+        if (miss.key == key && access.now_ns - miss.now_ns >= kCompute) {
             client.admitted = miss.after;
             miss = {};
         } else if (access.now_ns - client.admitted_ns > kPatience) {
@@ -69,8 +78,11 @@ public:
     }
     void missed(Key key, const Access& access) {
         auto& client = client_of(access);
-        const bool goes_on = access.now_ns - client.used_ns <= kPause;
-        miss_of(key) = {.key = key, .client = access.client, .after = goes_on ? client.used : Chain{}};
+        auto& miss = miss_of(key);
+        if (miss.key != key || access.now_ns - miss.now_ns > kForgotten) {
+            const bool goes_on = access.now_ns - client.used_ns <= kPause;
+            miss = {.key = key, .now_ns = access.now_ns, .after = goes_on ? client.used : Chain{}};
+        }
         client.used = {};
     }
     bool is_partial(std::uint64_t length, const Access& access) {
@@ -87,8 +99,10 @@ public:
 private:
     static constexpr std::size_t kClients = 128;
     static constexpr std::size_t kMisses = 512;
-    static constexpr std::int64_t kPause = 20'000'000;        // 20 ms: a request looks its blocks up in one go
-    static constexpr std::int64_t kPatience = 2'000'000'000;  // 2 s: it computes and writes between them
+    static constexpr std::int64_t kPause = 20'000'000;          // 20 ms: a request looks its blocks up in one go
+    static constexpr std::int64_t kCompute = 5'000'000;         // 5 ms: it computes blocks before it writes them
+    static constexpr std::int64_t kForgotten = 60'000'000'000;  // 60 s: by then it has written them, or never will
+    static constexpr std::int64_t kPatience = 2'000'000'000;    // 2 s: it computes and writes between them
 
     struct Client {
         std::uint32_t client = 0;
@@ -100,7 +114,7 @@ private:
     };
     struct Miss {
         Key key = 0;
-        std::uint32_t client = 0;
+        std::int64_t now_ns = 0;  // when it was missed first
         Chain after;
     };
 

@@ -31,9 +31,9 @@ void Learned::advance(std::int64_t now_ns) {
 void Learned::insert(ObjectId id, Chain& chain) {
     const auto object_class = class_of(objects_[id]);
     auto& list = lists_[object_class];
-    const auto last = chain.last[object_class];
+    const auto last = chain.before(id, object_class);
     // `last` may have left the list since, or be another object by now: only where it still looks like one of the chain
-    if (last != Order::kNone && last != id && is_resident(last) && class_of(objects_[last]) == object_class &&
+    if (last != Order::kNone && is_resident(last) && class_of(objects_[last]) == object_class &&
         age(objects_[last]) <= kSameUse) {
         order_.insert_colder(list, last, id);
     } else {
@@ -84,7 +84,10 @@ void Learned::touched(ObjectId id, const Access& access) {
     advance(access.now_ns);
     auto& chain = chains_.used(access);
     auto& object = objects_[id];
-    if (age(object) <= kSameUse) return chain.append(id, class_of(object), object.uses);
+    if (age(object) <= kSameUse) {
+        object.tick = now_ & Reuse::kAgeMask;  // who keeps asking uses it once
+        return chain.append(id, class_of(object), object.uses);
+    }
     order_.erase(lists_[class_of(object)], id);
     object.uses = std::min<unsigned>(object.uses + 1U, kMaxUses - 1) & 3U;
     object.tick = now_ & Reuse::kAgeMask;

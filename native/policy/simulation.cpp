@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::uint64_t kBlockBytes = std::uint64_t{1} << 20;  // of a full block, as its length is told
 
+constexpr std::int64_t kCompute = 50'000'000;  // ns
+
 // Of this thread: on a busy machine the wall clock says nothing about a policy.
 std::uint64_t cpu_ns() {
     timespec now{};
@@ -79,14 +81,15 @@ void Simulation::run(const Trace::Request& request) {
         for (const auto id : ids_) future_->advance(id);
         for (const auto id : ids_) policy_->touched(id, access);
     }
+    const Access computed{.now_ns = request.now_ns + kCompute, .client = request.client};
     for (auto id = ids_.begin(); id != ids_.end(); ++id) {
         if (resident_[*id]) {
-            policy_->touched(*id, access);
+            policy_->touched(*id, id < first_miss ? access : computed);
             continue;
         }
         if (id == first_miss) policy_->missed(key(*id), access);
         const bool last = id + 1 == ids_.end();
-        policy_->admitted(*id, last ? static_cast<std::uint64_t>(request.tail * kBlockBytes) : kBlockBytes, access);
+        policy_->admitted(*id, last ? static_cast<std::uint64_t>(request.tail * kBlockBytes) : kBlockBytes, computed);
         resident_[*id] = true;
         ++residents_;
         if (residents_ > capacity_) {

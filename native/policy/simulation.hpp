@@ -1,10 +1,10 @@
 // A cache of so many blocks under one policy, driven by a trace as an engine drives a store.
 //
 // A request looks its blocks up in order, until the first that is missing: those are its prefix hits. It computes the
-// others, and all of them are then there: a block that is missing is admitted, one that is there behind the first miss
-// is touched. Every block takes one place, a partial one too. What the policy is told is in policy.hpp: the order of
-// calls, the client, the time, and of an admitted block its length. What it is not told: where a request begins, or its
-// length.
+// others, which takes kCompute, and all of them are then there: a block that is missing is admitted, one that is there
+// behind the first miss is touched. Every block takes one place, a partial one too. What the policy is told is in
+// policy.hpp: the order of calls, the client, the time, and of an admitted block its length. What it is not told: where
+// a request begins, or its length.
 #pragma once
 
 #include <cstdint>

@@ -36,10 +36,11 @@ class Cache:
             self.policy.touched(id_, self.now, client=client)
 
     def request(self, here: list[int], missing: list[int], client: int = 0, tail: int = PAGE) -> None:
-        """As an engine does it: use what is there, miss the next, write it and those behind it."""
+        """As an engine does it: use what is there, miss the next, compute and write it and those behind it."""
         self.touch(*here, client=client)
         if missing:
             self.policy.missed(key(missing[0]), self.now, client=client)
+            self.wait(0.05)
         self.admit(*missing[:-1], client=client)
         self.admit(*missing[-1:], length=tail, client=client)
 
@@ -205,12 +206,41 @@ class TestKvfs:
         cache.request([], [20, 21])
         cache.wait(10)
         cache.policy.missed(key(0), cache.now)
+        cache.wait(0.05)
         cache.admit(0, 1)
         cache.touch(20)
         cache.policy.missed(key(30), cache.now)
         cache.admit(2, 3)
         order = cache.evict(6)
         assert [id_ for id_ in order if id_ < 4] == [3, 2, 1, 0]
+
+    def test_files_written_under_another_name_and_renamed_are_a_chain(self) -> None:
+        """Look the temporary name up, create it, close it, look the final name up, rename."""
+        cache = Cache("kvfs")
+        for chain in (range(4), range(10, 13)):
+            cache.policy.missed(key(chain[0]), cache.now)
+            cache.wait(0.05)
+            for id_ in chain:
+                temporary = key(1000 + id_)
+                cache.policy.missed(temporary, cache.now)
+                cache.policy.admitted(id_, temporary, PAGE, cache.now)
+                cache.policy.missed(key(id_), cache.now)
+                cache.policy.removed(id_)
+                cache.policy.admitted(id_, key(id_), PAGE, cache.now)
+                cache.wait(0.02)
+        assert cache.evict(7) == [3, 2, 1, 0, 12, 11, 10]
+
+    def test_who_misses_may_be_another_thread_than_who_writes(self) -> None:
+        cache = Cache("kvfs")
+        cache.admit(0, 1)
+        cache.wait(60)
+        cache.touch(0, 1, client=1)
+        cache.policy.missed(key(2), cache.now, client=1)
+        cache.wait(0.05)
+        cache.admit(10, client=2)
+        cache.admit(2, 3, client=2)
+        order = cache.evict(5)
+        assert [id_ for id_ in order if id_ < 10] == [3, 2, 1, 0]
 
     def test_a_partial_block_goes_before_whole_ones_of_its_age(self) -> None:
         cache = Cache("kvfs")
@@ -253,6 +283,20 @@ class TestKvfs:
             cache.wait(0.2)
         cache.touch(1)
         # 0 was used a second time, 1 a third time, both just now
+        assert cache.evict() == [0]
+
+    def test_who_keeps_asking_uses_it_once(self) -> None:
+        cache = Cache("kvfs")
+        cache.admit(0, 1)
+        cache.wait(60)
+        cache.touch(1)
+        cache.wait(60)
+        cache.touch(1)
+        for _ in range(20):
+            cache.touch(0)
+            cache.wait(1)
+        cache.touch(1)
+        # asked for twenty times in a row 0 is used less than 1, three times and at the same time
         assert cache.evict() == [0]
 
     def test_uses_outlive_eviction(self) -> None:
