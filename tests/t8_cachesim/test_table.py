@@ -51,6 +51,21 @@ def test_conversations_reach_the_best_of_each_column(conversation: Report) -> No
     assert all(mine >= other for mine, other in zip(found, best, strict=True)), found
 
 
+@needs(CONVERSATION)
+@pytest.mark.parametrize("half", [0, 1])
+def test_each_half_of_the_trace_by_itself_is_better_than_with_any_peer(half: int, tmp_path: Path) -> None:
+    """What was learned was learned from what came, and not put in for one trace."""
+    lines = CONVERSATION.read_bytes().splitlines(keepends=True)
+    middle = len(lines) // 2
+    path = tmp_path / "half.jsonl"
+    path.write_bytes(b"".join(lines[middle:] if half else lines[:middle]))
+    peers = ("lru", "s3fifo", "arc")
+    report = simulate(path, CAPACITIES[:4], ("kvfs", *peers))
+    best = [max(column) for column in zip(*(prefix_hits(report, peer) for peer in peers), strict=True)]
+    found = prefix_hits(report, "kvfs")
+    assert all(mine > other for mine, other in zip(found, best, strict=True)), (found, best)
+
+
 @needs(CODING_AGENTS)
 @pytest.mark.parametrize("sessions_per_hour", [100, pytest.param(300, marks=pytest.mark.ci)])
 def test_coding_agents_are_within_a_point_of_lru(sessions_per_hour: int) -> None:
