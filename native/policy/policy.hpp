@@ -37,7 +37,7 @@ using Key = std::uint64_t;
 
 struct Access {
     std::int64_t now_ns = 0;   // from any origin; a step back counts as no time at all
-    std::uint32_t client = 0;  // who: calls of one client follow each other (the store: the process that asks)
+    std::uint32_t client = 0;  // who: calls of one client follow each other (the store: the thread, as FUSE names it)
 };
 
 // What a policy asks its owner about objects, so that it need not keep it. Called from within the policy's own calls.
