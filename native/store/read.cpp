@@ -68,6 +68,12 @@ bool Store::refers_to(const Inode& inode, const Granule& granule) const {
 
 // A mismatch: counted, logged, and the file is dropped so that the next lookup is a clean miss. True when it was.
 bool Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byte* data) {
+    {
+        // what a failed write left on the device says nothing about the version that the log knows: it comes back when
+        // the file is released
+        const std::lock_guard guard(mutex_);
+        if (const auto file = find_file(ino); file && file->is_lost) return false;
+    }
     counters_.checksum_errors.fetch_add(1, std::memory_order_relaxed);
     const std::uint64_t found =
         checksum_({data, granule.blocks * kBlock}, granule.segment, granule.generation, granule.block);

@@ -13,7 +13,33 @@
 #include "store/store.hpp"
 
 namespace kvfs::store {
+
+// One round of reads. Shared with the task that waits for the device, which may have to wait for longer than the
+// thread.
+struct ScrubReads {
+    struct Read {
+        const Granule* granule;  // the thread's
+        std::uint64_t device = 0;
+        std::size_t bytes = 0;
+        int result = -ETIMEDOUT;
+    };
+    uring::Buffer buffer;
+    std::vector<Read> reads;
+};
+
 namespace {
+
+uring::Async<int> send_reads(uring::Ring& ring, std::shared_ptr<ScrubReads> round) {
+    uring::Batch batch(ring, uring::Priority::kPrefetch);
+    std::byte* at = round->buffer.data();
+    for (const auto& read : round->reads) {
+        batch.add(uring::OpKind::kRead, at, read.bytes, read.device);
+        at += read.bytes;
+    }
+    const int rc = co_await batch;
+    for (std::size_t n = 0; n < round->reads.size(); ++n) round->reads[n].result = batch.ops()[n].result;
+    co_return rc;
+}
 
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
@@ -169,29 +195,32 @@ bool Scrubber::scrub_piece(InodeNumber ino, std::uint64_t& at, ScrubTally& tally
         if (const auto file = store_.find_file(ino); file && store_.is_on_its_way(*file, from, at)) return true;
         store_.plan_read(*inode, from, at, plan);
     }
-    if (!buffer_) buffer_ = uring::Buffer::heap(kPieceBlocks * kBlock);
     bool dropped = false;
     for (std::size_t i = 0; i < plan.size() && !dropped;) {
-        uring::Batch batch(store_.rings_->here(), uring::Priority::kPrefetch);
-        std::vector<const Granule*> read;
+        if (!reads_) reads_ = std::make_shared<ScrubReads>(uring::Buffer::heap(kPieceBlocks * kBlock));
+        auto& reads = reads_->reads;
+        reads.clear();
         std::uint64_t filled = 0;
         for (; i < plan.size(); ++i) {
             const Granule& granule = plan[i];
             // of a run that was overwritten in part, several views may need the same granule
-            const bool again = !read.empty() && read.back()->key() == granule.key();
+            const bool again = !reads.empty() && reads.back().granule->key() == granule.key();
             if (!again && filled + granule.blocks > kPieceBlocks) break;
             tally.bytes += granule.wanted * kBlock;
             if (again) continue;
-            batch.add(uring::OpKind::kRead, buffer_.data() + filled * kBlock, granule.blocks * kBlock,
-                      store_.device_offset(granule.segment, granule.block));
-            read.push_back(&granule);
+            reads.push_back({&granule, store_.device_offset(granule.segment, granule.block), granule.blocks * kBlock});
             filled += granule.blocks;
         }
-        batch.wait();
-        const std::byte* data = buffer_.data();
-        for (std::size_t n = 0; n < read.size() && !dropped; data += read[n]->blocks * kBlock, ++n) {
-            const Granule& granule = *read[n];
-            if (const int error = batch.ops()[n].result; error < 0) {
+        if (store_.wait_for(send_reads(store_.rings_->here(), reads_)) == -ETIMEDOUT) {
+            reads_.reset();  // the device's now
+            ++tally.unreadable;
+            store_.say(40, "scrub: inode " + std::to_string(ino) + ": the device has not answered in time");
+            break;
+        }
+        const std::byte* data = reads_->buffer.data();
+        for (std::size_t n = 0; n < reads.size() && !dropped; data += reads[n].bytes, ++n) {
+            const Granule& granule = *reads[n].granule;
+            if (const int error = reads[n].result; error < 0) {
                 ++tally.unreadable;
                 store_.say(40, "scrub: inode " + std::to_string(ino) + " block " + std::to_string(granule.logical) +
                                    ", segment " + std::to_string(granule.segment) + " block " +

@@ -52,6 +52,8 @@ struct ScrubStatus {
     std::uint64_t passes = 0;      // complete ones
 };
 
+struct ScrubReads;
+
 class Scrubber {
 public:
     // Reads the position that an earlier mount has left.
@@ -84,8 +86,8 @@ private:
     void save();
 
     Store& store_;
-    uring::Buffer buffer_;  // the thread's
-    std::mutex commands_;  // start, stop and cancel come one at a time; taken before mutex_
+    std::shared_ptr<ScrubReads> reads_;  // the thread's, and the device's while it has them
+    std::mutex commands_;                // start, stop and cancel come one at a time; taken before mutex_
     std::mutex mutex_;
     std::condition_variable wake_;
     std::thread thread_;
