@@ -533,8 +533,8 @@ private:
     std::vector<std::coroutine_handle<>> space_waiters_;
     bool cleaner_has_ended_ = false;
     bool cleaner_stuck_ = false;  // a full pass freed nothing: waiting for space is pointless
-    int log_error_ = 0;           // what clients are told once the log has failed; 0: it has not
     bool no_room_was_said_ = false;
+    int log_error_ = 0;  // what clients are told once the log has failed; 0: it has not
 
     std::unique_ptr<uring::BufferArena> arena_;
     std::unique_ptr<uring::BufferPool> write_pool_;  // of tails
@@ -554,10 +554,9 @@ private:
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
-    unsigned threads_ = 0;  // that have not ended
+    bool checkpoint_wanted_ = false;  // by the scrubber: the one on the device is damaged
+    unsigned threads_ = 0;            // that have not ended
     std::condition_variable threads_done_;
-    // for the scrubber, when the checkpoint on the device is damaged
-    bool checkpoint_wanted_ = false;
     std::uint64_t checkpoint_attempts_ = 0;
     std::condition_variable checkpoint_done_;
     std::mutex superblock_mutex_;  // a leaf: superblocks are being written, or read back
