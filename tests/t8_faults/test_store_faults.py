@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EIO, ENODEV, ENOSPC
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_error_on_a_range_spares_the_others(broken: Broken) -> None:
     client = broken.client
     inos = {client.create(ROOT, b"%d" % i, bytes([i]) * MIB): i for i in range(8)}
     broken.faults.add(["read"], "error", offset=8 * MIB, end=9 * MIB, error=EIO)
-    found = {ino: _outcome(lambda ino=ino: client.read(ino)) for ino in inos}
+    found = {ino: _outcome(partial(client.read, ino)) for ino in inos}
     assert all(found[ino] in (EIO, bytes([i]) * MIB) for ino, i in inos.items())
     assert 0 < list(found.values()).count(EIO) < len(inos)
 
@@ -401,17 +402,17 @@ def test_random_faults_never_give_wrong_bytes(broken: Broken) -> None:
     for i in range(120):
         name = b"%d" % (i % 20)
         data = os.urandom(4096 * (1 + i * 7 % 60))
-        made = _outcome(lambda data=data, i=i: client.create(ROOT, b"tmp%d" % i, data) and b"")
-        if made == b"":
-            made = _outcome(lambda name=name, i=i: client.rename(ROOT, b"tmp%d" % i, ROOT, name) or b"")
-        if made == b"":
+        tmp = b"tmp%d" % i
+        failed = _failure(partial(client.create, ROOT, tmp, data))
+        failed = failed or _failure(partial(client.rename, ROOT, tmp, ROOT, name))
+        if not failed:
             contents[name] = data
         else:
-            assert made in (EIO, ENOSPC)
+            assert failed in (EIO, ENOSPC)
             if broken.health()["state"] == "read-only":
                 broken.recover()
         for wanted, expected in list(contents.items())[:4]:
-            assert _outcome(lambda wanted=wanted: client.content(ROOT, wanted)) in (None, EIO, expected, data)
+            assert _outcome(partial(client.content, ROOT, wanted)) in (None, EIO, expected, data)
     broken.faults.clear()
     if broken.health()["state"] == "read-only":
         assert broken.recover()["state"] == "healthy"
@@ -425,6 +426,15 @@ def _outcome(call: Callable[[], Any]) -> Any:
         return call()
     except OSError as error:
         return error.errno
+
+
+def _failure(call: Callable[[], Any]) -> int:
+    """0, or the errno that it fails with."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno or -1
+    return 0
 
 
 def _place_of(broken: Broken, data: bytes) -> int:
