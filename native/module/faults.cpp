@@ -38,7 +38,8 @@ auto named(const Table& table, const std::string& name, const char* what) {
 }
 
 std::uint64_t add(PyFaultInjector& self, const nb::list& kinds, const std::string& effect, int error, double seconds,
-                  std::uint64_t from, std::uint64_t to, nb::object count, std::uint64_t skip, double probability) {
+                  std::uint64_t from, std::uint64_t to, const nb::object& count, std::uint64_t skip,
+                  double probability) {
     FaultInjector::Rule rule;
     for (const nb::handle kind : kinds) {
         rule.kinds |= 1U << static_cast<unsigned>(named(kKinds, nb::cast<std::string>(kind), "a kind"));

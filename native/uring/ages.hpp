@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace kvfs::uring {
@@ -24,10 +25,10 @@ public:
 
     // A new tick begins. One thread's business.
     void tick(std::int64_t now_ns) {
-        for (std::uint8_t i = 0; i < ticks_.size(); ++i) {
+        for (std::size_t i = 0; i < ticks_.size(); ++i) {
             if (ticks_[i].count.load(std::memory_order_relaxed) != 0) continue;
             ticks_[i].since_ns.store(now_ns, std::memory_order_relaxed);
-            now_.store(i, std::memory_order_relaxed);
+            now_.store(static_cast<std::uint8_t>(i), std::memory_order_relaxed);
             return;
         }
     }
