@@ -522,7 +522,7 @@ private:
     std::uint64_t reserved_blocks_ = 0;                  // promised to tails and by fallocate, not handed out yet
     std::uint32_t headers_in_flight_ = 0;
     bool data_unflushed_ = false;              // the device has data that no flush followed
-    std::vector<SegmentId> unflushed_;         // where that lies (Segment::unflushed)
+    std::vector<SegmentId> unflushed_;         // where data lies that no flush followed (Segment::unflushed)
     std::vector<SegmentId> suspect_segments_;  // where it lay when a flush failed
     std::vector<SegmentId> failed_headers_;    // data segments without one
     // Of a log or a checkpoint that could not be written: not to be used again before recover().
