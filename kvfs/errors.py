@@ -138,7 +138,7 @@ def _name_owner(text: str, hint: str) -> tuple[str, str]:
             f"{said}{who}, mounted on {owner['mountpoint']} since {owner['since']}",
             f"run `kvfs umount {owner['mountpoint']}` first",
         )
-    except (ValueError, LookupError, TypeError):  # no JSON, or another program's
+    except (ValueError, LookupError, TypeError, RecursionError):  # no JSON, or another program's
         return text, hint
 
 

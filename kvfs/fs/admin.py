@@ -76,6 +76,8 @@ class AdminFile:
                 raise ValueError(f"expected one of {known} under `command`, found {name!r}")
             arguments, run = self._commands[name]
             return msgspec.json.decode(text, type=arguments), run
+        except RecursionError:
+            raise ValueError("expected a JSON object with a command, found one that is nested too deep") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"expected a JSON object with a command, found: {error}") from error
 

@@ -248,11 +248,13 @@ class SegmentHeader:
 
     @classmethod
     def parse(cls, block: bytes) -> Self:
-        """From 4 KiB. BadMagic or BadChecksum."""
+        """From 4 KiB. BadMagic, BadChecksum; FormatError for a class that there is not."""
         magic, version, _, uuid, segment, generation, host, epoch, kind, _, opened_ns = _SEGMENT_HEADER.unpack(block)
         if magic != SEGMENT_MAGIC:
             raise BadMagic(f"expected the magic {SEGMENT_MAGIC[:7].decode()}, found {magic.hex()}")
         _check_crc(block, _BLOCK_CRC)
+        if kind not in SegmentClass._value2member_map_:
+            raise FormatError(f"expected a segment class from 1 to {max(SegmentClass)}, found {kind}")
         # fmt: off
         return cls(version=version, uuid=uuid, segment=segment, generation=generation, host_uuid=host, epoch=epoch,
                    segment_class=SegmentClass(kind), opened_ns=opened_ns)

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <limits>
 
+#include "store/plausible.hpp"
 #include "store/scrub.hpp"
 #include "store/store.hpp"
 
@@ -49,9 +50,8 @@ Inode* Store::directory(std::uint64_t ino, int& error) {
 
 int Store::check_writable(std::string_view name) const {
     if (read_only_) return log_error_ != 0 ? -EIO : -EROFS;
-    if (name.empty() || name == "." || name == "..") return -EINVAL;
     if (name.size() > format::kNameMax) return -ENAMETOOLONG;
-    return 0;
+    return is_plausible_name(name) ? 0 : -EINVAL;  // what recovery would not believe is not made either
 }
 
 NameId Store::add_name(InodeNumber parent, std::string_view name, InodeNumber ino) {

@@ -35,7 +35,12 @@ void Recovery::drop_name(NameId id) {
 void Recovery::drop_damaged() {
     for (InodeNumber ino = kRoot; ino < store_.inodes_.end(); ++ino) {
         const Inode* inode = store_.inodes_.find(ino);
-        if (inode == nullptr || !inode->is_regular()) continue;
+        if (inode == nullptr) continue;
+        if (inode->is_symlink() && inode->target == nullptr) {
+            damaged_.insert(ino);
+            problem("inode " + std::to_string(ino) + ": a link without what it leads to");
+        }
+        if (!inode->is_regular()) continue;
         store_.inodes_.visit(*inode, 0, ~std::uint64_t{0}, [&](std::uint64_t, const Extent& extent) {
             if (store_.segments_.at(extent.segment).state != SegmentState::kMetadata) return;
             if (damaged_.insert(ino).second) {
