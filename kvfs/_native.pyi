@@ -105,9 +105,10 @@ class ReadBuffer:
 class Directory:
     """A snapshot of one directory, taken by ``Store.opendir`` (and again by ``rewind``)."""
 
-    def read(self, position: int, count: int) -> list[tuple[bytes, Attr, int]]:
+    def read(self, position: int, count: int, remember: bool = False) -> list[tuple[bytes, Attr, int]]:
         """Up to ``count`` live entries from ``position`` on: (name, attr, position of the next).
 
+        With ``remember`` each counts one kernel reference (see ``Store.forget``).
         Position 0 takes a fresh snapshot. Entries removed since the snapshot are left out.
         "." and ".." are not included. An empty list means the end.
         """
@@ -127,10 +128,13 @@ class Store:
         sweep_after: float = 0.0,
         io_timeout: float = 0.0,
         faults: FaultInjector | None = None,
+        evict: bool = False,
     ) -> None:
         """Open and recover; ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
 
         ``io_timeout`` in seconds: calls get EIO when the device keeps a request for longer, 0: never.
+        ``evict``: drop cold files when room is wanted, instead of ENOSPC. A call that names the inode of a file that
+        was evicted raises ESTALE: its name is to be looked up again.
 
         OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
         EPROTONOSUPPORT (newer version), EROFS, ENOENT, EACCES, EIO; the message is one line with expected and found."""
@@ -143,12 +147,15 @@ class Store:
         """Drain the eventfd and return what has finished.
 
         Token 0 is an event: ``("log", level, text)`` with logging's numeric levels, or ``("drop", parent, name)``:
-        native removed a corrupt file, the kernel's dentry must be invalidated.
+        native removed a file, corrupt or evicted, and the kernel's dentry must be invalidated.
         """
 
     # names and attributes -------------------------------------------------
-    def lookup(self, parent: int, name: bytes) -> Attr | None:
-        """``None`` when absent. Counts one kernel reference (see forget) when present."""
+    def lookup(self, parent: int, name: bytes, client: int = 0) -> Attr | None:
+        """``None`` when absent. Counts one kernel reference (see forget) when present.
+
+        ``client``: who asks, a process or thread id, for the eviction policy.
+        """
     def getattr(self, ino: int) -> Attr: ...
     def setattr(
         self,
@@ -179,7 +186,7 @@ class Store:
     def forget(self, ino: int, count: int) -> None: ...
     def parent(self, ino: int) -> int:
         """The directory that holds directory ``ino`` ("..")."""
-    def open(self, ino: int, write: bool, truncate: bool = False) -> None:
+    def open(self, ino: int, write: bool, truncate: bool = False, client: int = 0) -> None:
         """Counts a handle. With O_TRUNC use truncate() after it; ``truncate`` only says one follows."""
     def release(self, ino: int, write: bool) -> None: ...
     def opendir(self, ino: int) -> Directory: ...
@@ -459,3 +466,23 @@ class CacheSimulation:
 
         ``cpu_ns``: of the simulation and its policy.
         """
+
+EVICTION_MORE: int
+EVICTION_WAIT: int  # more, after the log or the kernel has caught up
+EVICTION_DONE: int
+
+@final
+class EvictionJob:
+    """Evicts what lies below some directories, least recently used first, in steps of a millisecond or so.
+
+    ``roots``: inode numbers of directories, which stand for all that is below them, and of files; none: everything.
+    ``bytes``: when to stop; None: when nothing is left that may go. One thread at a time.
+    """
+
+    def __init__(self, store: Store, *, roots: list[int], bytes: int | None, dry_run: bool) -> None: ...
+    def step(self) -> int:
+        """EVICTION_MORE, EVICTION_WAIT or EVICTION_DONE; the GIL is released meanwhile."""
+    def progress(self) -> dict[str, Any]:
+        """``{"looked", "to_look": inode numbers, "files", "bytes": evicted (or what would be), "wanted_bytes",
+        "kept": {reason: {"files", "bytes"}}, "used_files": left alone because they were used meanwhile}``;
+        reasons: "open", "being_written"."""

@@ -23,6 +23,13 @@ class DataPath(StrEnum):
     PYFUSE3 = "pyfuse3"
 
 
+class OnFull(StrEnum):
+    """What a write does that finds no room."""
+
+    EVICT = "evict"
+    ENOSPC = "enospc"
+
+
 class RequestLoop(StrEnum):
     """How requests come from the kernel to the native data path."""
 
@@ -101,6 +108,14 @@ def mount(
         typer.Option(metavar="FILE", help="Where an agent publishes the device's physical space (`kvfsctl physical`)."),
     ] = None,
     inject_faults: Annotated[bool, typer.Option("--inject-faults", hidden=True)] = False,
+    on_full: Annotated[
+        OnFull | None,
+        typer.Option(
+            help="evict, the default: a full store drops the files that have not been used for longest. "
+            "enospc: it refuses writes.",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
@@ -113,6 +128,7 @@ def mount(
         log=log,
         foreground=foreground,
         sweep_after=None if sweep_after is None else parse_duration(sweep_after),
+        on_full=None if on_full is None else on_full.value,
         native=mounting.NativeOptions(
             data_path=data_path.value,
             threads=threads,

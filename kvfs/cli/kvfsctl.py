@@ -128,6 +128,52 @@ def sync(mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser
     ask(mountpoint, "sync")
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and let it stay.")]
+
+
+@app.command()
+def evict(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Only these files and what is below these directories.",
+            callback=lambda paths: [require_text(path) for path in paths or ()],
+        ),
+    ] = None,
+    bytes_: Annotated[str | None, typer.Option("--bytes", metavar="SIZE", help="How much is to go, as in 10G.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Until no more than this much of the store is used, as in 80%.")
+    ] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Drop files of a mounted store, least recently used first. Exit status: 0 when so much went, 1 when not."""
+    from kvfs.cli.evict import evict, print_outcome
+
+    outcome = evict(mountpoint, paths or [], size=bytes_, to=to, dry_run=dry_run)
+    print_json(outcome) if json else print_outcome(outcome)
+    raise typer.Exit(0 if outcome.is_complete else 1)
+
+
+@app.command()
+def drain(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="MOUNTPOINT|PATH", help="A whole mount, or what is below a directory.", parser=Path),
+    ],
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Drop everything that may go, and say what stays and why. Exit status: 1 when something stays, else 0."""
+    from kvfs.cli.evict import drain, print_outcome
+
+    outcome = drain(path, dry_run=dry_run)
+    print_json(outcome) if json else print_outcome(outcome)
+    raise typer.Exit(1 if outcome.kept else 0)
+
+
 @app.command()
 def scrub(
     mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path)],

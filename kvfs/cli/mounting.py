@@ -20,7 +20,7 @@ from kvfs.cli.probes import fuse
 from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, UsageError, VolumeError
 
 if TYPE_CHECKING:
-    from kvfs.fs.options import DataPath, RequestLoop  # at run time the daemon imports kvfs.fs, after its fork
+    from kvfs.fs.options import DataPath, OnFull, RequestLoop  # at run time the daemon imports kvfs.fs, after its fork
 
 
 SWEEP_AFTER = 3600  # s: no client takes an hour to write a page
@@ -60,6 +60,7 @@ class MountRequest:
     allow_other: bool
     log: Path | None
     extra: tuple[str, ...] = ()
+    on_full: "OnFull" = "evict"
     native: NativeOptions = NativeOptions()
     sweep_after: int = SWEEP_AFTER
     device: DeviceOptions = DeviceOptions()
@@ -74,6 +75,7 @@ def plan(
     allow_other: bool | None = None,
     log: Path | None = None,
     foreground: bool = False,
+    on_full: "OnFull | None" = None,
     native: NativeOptions | None = None,
     sweep_after: int | None = None,
     device: DeviceOptions | None = None,
@@ -100,6 +102,7 @@ def plan(
         allow_other=allow_other,
         log=log and log.absolute(),
         extra=fstab.extra,
+        on_full=on_full or fstab.on_full or "evict",
         native=native or NativeOptions(),
         sweep_after=next((given for given in (sweep_after, fstab.sweep_after) if given is not None), SWEEP_AFTER),
         device=device or DeviceOptions(),
@@ -142,6 +145,7 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
                 sweep_after=request.sweep_after,
                 log=request.log,
                 extra=request.extra,
+                on_full=request.on_full,
                 **asdict(request.native),
                 **asdict(request.device),
             ),

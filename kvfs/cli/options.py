@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvfs.errors import UsageError
 from kvfs.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from kvfs.fs.options import OnFull
 
 # flags of the kernel's own that libfuse passes on for any file system
 _KERNEL_FLAGS = {"nosuid", "nodev", "noexec", "exec", "noatime", "sync", "dirsync"}
@@ -19,7 +23,8 @@ _IGNORED = {
 # pages need neither, and what a tenant left in a store must not become a way to another's rights
 _NEVER = {"suid", "dev"}
 _FLAGS = {"ro", "rw", "allow_other", "noallow_other"}
-_VALUES = {"size", "log", "sweep_after"}
+_VALUES = {"size", "log", "sweep_after", "on_full"}
+_ON_FULL: tuple["OnFull", ...] = ("evict", "enospc")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class FstabOptions:
     size: int | None = None
     log: Path | None = None
     sweep_after: int | None = None
+    on_full: "OnFull | None" = None
     extra: tuple[str, ...] = ()
 
 
@@ -72,8 +78,16 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False) -> FstabOptions
         size=parse_size(values["size"]) if "size" in values else None,
         log=Path(values["log"]) if "log" in values else None,
         sweep_after=parse_duration(values["sweep_after"]) if "sweep_after" in values else None,
+        on_full=_on_full(values["on_full"]) if "on_full" in values else None,
         extra=tuple(extra),
     )
+
+
+def _on_full(value: str) -> "OnFull":
+    for known in _ON_FULL:
+        if value == known:
+            return known
+    raise UsageError(f"mount option on_full: expected {' or '.join(_ON_FULL)}, found {value!r}", "write on_full=evict")
 
 
 def _unknown(name: str) -> UsageError:

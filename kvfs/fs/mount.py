@@ -40,6 +40,7 @@ from kvfs.errors import MountError, from_oserror, only_error
 from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
+from kvfs.fs.eviction import Evictions
 from kvfs.fs.faults import add_fault_commands
 from kvfs.fs.health import add_health_commands
 from kvfs.fs.operations import FileSystem
@@ -72,9 +73,10 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
         try:
             engine = Engine(store, on_drop=_forget_name)
             physical = PhysicalWatch(store, options.store, options.physical_space)
-            session.mount(_file_system(engine, session, options, faults, physical))
+            evictions = Evictions(store)
+            session.mount(_file_system(engine, session, options, faults, physical, evictions))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
-            trio.run(_serve, engine, session, options.mountpoint, physical, ready)
+            trio.run(_serve, engine, session, evictions, options.mountpoint, physical, ready)
         except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
             error = only_error(group)
             if error is group:
@@ -107,6 +109,7 @@ def _open(options: MountOptions, faults: FaultInjector | None) -> Store:
             sweep_after=options.sweep_after,
             io_timeout=options.io_timeout,
             faults=faults,
+            evict=options.on_full == "evict",
         )
     except OSError as error:
         raise from_oserror(error, options.store) from error
@@ -125,7 +128,12 @@ def _forget_name(parent: int, name: bytes) -> None:
 
 
 def _file_system(
-    engine: Engine, session: Session, options: MountOptions, faults: FaultInjector | None, physical: PhysicalWatch
+    engine: Engine,
+    session: Session,
+    options: MountOptions,
+    faults: FaultInjector | None,
+    physical: PhysicalWatch,
+    evictions: Evictions,
 ) -> FileSystem:
     shown = msgspec.to_builtins(options, enc_hook=str)  # str() for paths
     identity = Identity(
@@ -138,7 +146,7 @@ def _file_system(
     )
     components: dict[str, Callable[[], object]] = {"store": engine.store.statistics, "engine": engine.statistics}
     status = MountStatus(identity, components)
-    control = ControlDirectory((*status_files(status), _commands(engine, faults)))
+    control = ControlDirectory((*status_files(status), _commands(engine, faults, evictions)))
     file_system = FileSystem(engine, EngineDataPath(engine), control, read_only=options.read_only)
     components["fs"] = lambda: session.whole(file_system.statistics())
     components["physical"] = physical.statistics
@@ -146,7 +154,7 @@ def _file_system(
     return file_system
 
 
-def _commands(engine: Engine, faults: FaultInjector | None) -> AdminFile:
+def _commands(engine: Engine, faults: FaultInjector | None, evictions: Evictions) -> AdminFile:
     """What ``kvfsctl`` asks of the mount."""
     admin = AdminFile()
 
@@ -159,6 +167,7 @@ def _commands(engine: Engine, faults: FaultInjector | None) -> AdminFile:
     admin.add("sync", Command, sync)
     admin.add("quotas", Command, list_quotas)
     add_scrub(admin, engine.store)
+    evictions.add_to(admin)
     add_health_commands(admin, engine.store)
     if faults is not None:
         add_fault_commands(admin, faults)
@@ -166,12 +175,18 @@ def _commands(engine: Engine, faults: FaultInjector | None) -> AdminFile:
 
 
 async def _serve(
-    engine: Engine, session: Session, mountpoint: Path, physical: PhysicalWatch, ready: Callable[[], None]
+    engine: Engine,
+    session: Session,
+    evictions: Evictions,
+    mountpoint: Path,
+    physical: PhysicalWatch,
+    ready: Callable[[], None],
 ) -> None:
     async with engine.receiving(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, session)
         nursery.start_soon(session.watch)
         nursery.start_soon(physical.run)
+        nursery.start_soon(evictions.run)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=_MOST_TASKS)
         nursery.cancel_scope.cancel()

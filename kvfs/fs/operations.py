@@ -131,7 +131,7 @@ class FileSystem(pyfuse3.Operations):
             return self._control.getattr(FIRST_VIRTUAL)
         if name == b"." or name == b"..":
             return self._lookup_dots(parent_inode, name)
-        attr = self._store.lookup(parent_inode, name)
+        attr = self._store.lookup(parent_inode, name, ctx.pid)
         return absent_entry() if attr is None else entry(attr)
 
     def _lookup_dots(self, ino: int, name: bytes) -> EntryAttributes:
@@ -321,7 +321,7 @@ class FileSystem(pyfuse3.Operations):
             flags &= ~os.O_TRUNC  # it is empty already
         except FileExistsError:
             # The kernel sends CREATE when it believes the name absent; without O_EXCL it is then to be opened.
-            existing = None if flags & os.O_EXCL else self._store.lookup(parent_inode, name)
+            existing = None if flags & os.O_EXCL else self._store.lookup(parent_inode, name, ctx.pid)
             if existing is None:
                 raise
             attr = existing
@@ -340,7 +340,7 @@ class FileSystem(pyfuse3.Operations):
     async def _open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = OpenFile.from_flags(ino, flags, self._read_only)
         truncate = bool(flags & os.O_TRUNC)  # with O_RDONLY too, as other file systems do
-        self._store.open(ino, file.writable, truncate)
+        self._store.open(ino, file.writable, truncate, ctx.pid)
         try:
             if truncate:
                 if ctx.uid != 0:
@@ -454,15 +454,11 @@ class FileSystem(pyfuse3.Operations):
 
     def _reply_entries(self, listing: Directory, position: int, token: ReaddirToken) -> None:
         store, attributes, batch = self._store, EntryAttributes(), _FIRST_BATCH
-        while entries := listing.read(position, batch):
-            for name, attr, position in entries:
-                ino = attr[0]
-                try:
-                    store.remember(ino)
-                except FileNotFoundError:  # native dropped it since it made the list
-                    continue
+        while entries := listing.read(position, batch, remember=True):
+            for index, (name, attr, position) in enumerate(entries):
                 if not pyfuse3.readdir_reply(token, name, entry(attr, attributes), position + _DOTS):
-                    store.forget(ino, 1)
+                    for _, (ino, *_), _ in entries[index:]:
+                        store.forget(ino, 1)
                     return
             batch = min(2 * batch, _LARGEST_BATCH)
 

@@ -6,13 +6,15 @@ from typing import Literal
 
 DataPath = Literal["native", "pyfuse3"]
 RequestLoop = Literal["clones", "uring", "auto"]
+OnFull = Literal["evict", "enospc"]
 
 
 @dataclass(frozen=True)
 class MountOptions:
     """Absolute paths. ``fsname``: the source in the mount table. ``extra``: flags of mount(8), as they are.
 
-    ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
+    ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never. ``on_full``: drop cold files when
+    room is wanted, or refuse the write.
 
     ``log``: where the caller has sent the process's log; only reported here. Of the native data path: ``threads`` of
     its request loop (0: by cores), ``passthrough`` where kernel and privileges allow, ``warm_bytes`` of memory for
@@ -31,6 +33,7 @@ class MountOptions:
     sweep_after: int
     log: Path | None
     extra: tuple[str, ...]
+    on_full: OnFull
     data_path: DataPath
     threads: int
     request_loop: RequestLoop

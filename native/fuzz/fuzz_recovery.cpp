@@ -50,7 +50,7 @@ public:
         for (const store::NameId id : names) {
             Attributes attributes{};
             std::string name;
-            if (!store_.entry(ino, id, name, attributes)) continue;  // dropped: its data was wrong
+            if (!store_.entry(ino, id, name, attributes, false)) continue;  // dropped: its data was wrong
             expect(texts.insert(name).second, "names of a directory differ: " + name);
             expect(name.find('/') == std::string::npos && name.find('\0') == std::string::npos && name != "." &&
                        name != ".." && !name.empty(),

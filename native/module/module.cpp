@@ -20,6 +20,7 @@
 #include <unordered_map>
 
 #include "format/superblock.hpp"
+#include "module/eviction.hpp"
 #include "module/faults.hpp"
 #include "module/health.hpp"
 #include "module/policy.hpp"
@@ -121,13 +122,13 @@ struct PyDirectory {
     std::uint64_t ino = 0;
     std::vector<store::NameId> names;
 
-    nb::list read(std::uint64_t position, std::size_t count) {
+    nb::list read(std::uint64_t position, std::size_t count, bool remember) {
         if (position == 0) require(store->list(ino, names));
         nb::list out;
         std::string name;
         Attributes attributes{};
         for (; position < names.size() && out.size() < count; ++position) {
-            if (!store->entry(ino, names[position], name, attributes)) continue;
+            if (!store->entry(ino, names[position], name, attributes, remember)) continue;
             out.append(nb::make_tuple(to_bytes(name), to_tuple(attributes), position + 1));
         }
         return out;
@@ -137,11 +138,12 @@ struct PyDirectory {
 class PyStore {
 public:
     PyStore(const std::string& path, bool read_only, const std::string& owner, std::size_t buffer_bytes,
-            std::size_t cache_bytes, double sweep_after, double io_timeout, const nb::object& faults)
+            std::size_t cache_bytes, double sweep_after, double io_timeout, const nb::object& faults, bool evict)
         : inbox_(std::make_shared<Inbox>()), tap_(tap_of(faults)) {
         const store::Options options{
             .read_only = read_only,
             .exclusive = true,
+            .evict = evict,
             .owner = owner,
             .buffer_bytes = buffer_bytes,
             .cache_bytes = cache_bytes,
@@ -346,6 +348,7 @@ nb::dict PyStore::statistics() {
     space["moved_bytes_total"] = get(c.moved_blocks) * format::kBlock;
     space["trimmed_segments_total"] = get(c.trimmed_segments);
     out["space"] = space;
+    out["eviction"] = eviction_statistics(s);
     nb::dict device;
     device["reads_total"] = ring.reads;
     device["read_bytes_total"] = ring.read_bytes;
@@ -489,24 +492,27 @@ NB_MODULE(_native, m) {
     nb::class_<PyReadBuffer>(m, "ReadBuffer", nb::type_slots(read_buffer_slots))
         .def("__len__", [](const PyReadBuffer& self) { return self.result.size; });
 
-    nb::class_<PyDirectory>(m, "Directory").def("read", &PyDirectory::read, "position"_a, "count"_a);
+    nb::class_<PyDirectory>(m, "Directory")
+        .def("read", &PyDirectory::read, "position"_a, "count"_a, "remember"_a = false);
 
     nb::class_<PyStore>(m, "Store")
         .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t, double, double,
-                      const nb::object&>(),
+                      const nb::object&, bool>(),
              "path"_a, nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0,
-             "sweep_after"_a = 0.0, "io_timeout"_a = 0.0, "faults"_a = nb::none())
+             "sweep_after"_a = 0.0, "io_timeout"_a = 0.0, "faults"_a = nb::none(), "evict"_a = false)
         .def_prop_ro("eventfd", &PyStore::eventfd)
         .def_prop_ro("uuid", &PyStore::uuid)
         .def("completions", &PyStore::completions)
-        .def("lookup",
-             [](PyStore& self, std::uint64_t parent, const nb::bytes& name) -> nb::object {
-                 Attributes out{};
-                 const int rc = self.store().lookup(parent, view(name), out);
-                 if (rc == -ENOENT) return nb::none();
-                 require(rc);
-                 return to_tuple(out);
-             })
+        .def(
+            "lookup",
+            [](PyStore& self, std::uint64_t parent, const nb::bytes& name, std::uint32_t client) -> nb::object {
+                Attributes out{};
+                const int rc = self.store().lookup(parent, view(name), out, client);
+                if (rc == -ENOENT) return nb::none();
+                require(rc);
+                return to_tuple(out);
+            },
+            "parent"_a, "name"_a, "client"_a = 0)
         .def("getattr",
              [](PyStore& self, std::uint64_t ino) {
                  Attributes out{};
@@ -583,8 +589,11 @@ NB_MODULE(_native, m) {
                  return rc;
              })
         .def(
-            "open", [](PyStore& self, std::uint64_t ino, bool write, bool) { require(self.store().open(ino, write)); },
-            "ino"_a, "write"_a, "truncate"_a = false)
+            "open",
+            [](PyStore& self, std::uint64_t ino, bool write, bool, std::uint32_t client) {
+                require(self.store().open(ino, write, client));
+            },
+            "ino"_a, "write"_a, "truncate"_a = false, "client"_a = 0)
         .def("release", [](PyStore& self, std::uint64_t ino, bool write) { require(self.store().release(ino, write)); })
         .def("opendir",
              [](PyStore& self, std::uint64_t ino) {
@@ -663,6 +672,7 @@ NB_MODULE(_native, m) {
         .def("close", &PyStore::close);
 
     bind_check(m);
+    bind_eviction(m);
     bind_faults(m);
     bind_policy(m);
     bind_scrub(m);

@@ -131,6 +131,7 @@ void Splitter::finish_setattr(RequestHandle request, const fuse_setattr_in& in) 
         set.fields |= has(FATTR_MTIME_NOW) ? store::kSetMtimeNow : store::kSetMtime;
         set.mtime_ns = join_time(in.mtime, in.mtimensec);
     }
+    set.client = request->header().pid;
     store::Attributes attributes{};
     const int rc = set.fields != 0 ? store_->setattr(ino, set, attributes) : store_->getattr(ino, attributes);
     if (rc != 0) return fail(std::move(request), rc);

@@ -30,7 +30,7 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
     handle.readable = access != O_WRONLY;
     handle.writable = access != O_RDONLY;
     handle.touches_atime = handle.readable && (flags & O_NOATIME) == 0 && !options_.read_only;
-    int rc = store_->open(ino, handle.writable);
+    int rc = store_->open(ino, handle.writable, request->header().pid);
     if (rc == 0 && (flags & O_TRUNC) != 0) {                // with O_RDONLY too, as other file systems do
         if (request->header().uid != 0) clear_set_id(ino);  // the kernel leaves it to who takes O_TRUNC
         rc = co_await store_->truncate(ino, 0);

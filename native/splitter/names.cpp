@@ -12,7 +12,7 @@ void Splitter::lookup(RequestHandle request) {
     const std::string_view name = name_in(request->rest(0));
     if (name.empty()) return malformed(std::move(request));
     store::Attributes attributes{};
-    const int rc = store_->lookup(request->header().nodeid, name, attributes);
+    const int rc = store_->lookup(request->header().nodeid, name, attributes, request->header().pid);
     if (rc == -ENOENT) {
         fuse_entry_out absent{};  // node 0: the kernel remembers that there is nothing, for as long as it says here
         absent.entry_valid = kNameTimeout;
@@ -75,7 +75,8 @@ void Splitter::rename(RequestHandle request) {
 uring::Detached Splitter::rename_later(RequestHandle request, std::uint64_t parent, std::string name,
                                        std::uint64_t new_parent, std::string new_name, std::uint32_t flags) {
     request->arguments_done();
-    const int rc = co_await store_->rename(parent, std::move(name), new_parent, std::move(new_name), flags);
+    const int rc =
+        co_await store_->rename(parent, std::move(name), new_parent, std::move(new_name), flags, request->header().pid);
     fail(std::move(request), rc);
 }
 
@@ -103,7 +104,7 @@ void Splitter::create(RequestHandle request) {
     if (rc == -EEXIST && (flags & O_EXCL) == 0) {
         // The kernel sends CREATE when it believes the name absent; without O_EXCL it is then to be opened.
         created = false;
-        rc = store_->lookup(header.nodeid, name, attributes);
+        rc = store_->lookup(header.nodeid, name, attributes, header.pid);
     } else {
         flags &= ~static_cast<std::uint32_t>(O_TRUNC);  // it is empty already
     }

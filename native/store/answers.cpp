@@ -77,11 +77,11 @@ Async<int> Store::sync() {
 
 // Whoever was told that a rename failed may rename something else there: it must not come to pass later.
 Async<int> Store::rename(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
-                         std::uint32_t flags) {
-    if (!patience_) return rename_now(parent, std::move(name), new_parent, std::move(new_name), flags, nullptr);
+                         std::uint32_t flags, std::uint32_t client) {
+    if (!patience_) return rename_now(parent, std::move(name), new_parent, std::move(new_name), flags, client, nullptr);
     return patience_->answer(
         -EIO, [=, this, name = std::move(name), new_name = std::move(new_name)](Borrowed& lender) mutable {
-            return rename_now(parent, std::move(name), new_parent, std::move(new_name), flags, &lender);
+            return rename_now(parent, std::move(name), new_parent, std::move(new_name), flags, client, &lender);
         });
 }
 

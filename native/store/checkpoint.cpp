@@ -122,7 +122,7 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
         }
     }
     if (rc == 0) {
-        records.writer().atime(kRoot, s.inodes_.find(kRoot)->atime_ns);  // the last frame must exist
+        records.writer().atime(kRoot, s.inodes_.atime(*s.inodes_.find(kRoot)));  // the last frame must exist
         records.commit();
         rc = write_frames(guard, records, true);
     }

@@ -167,6 +167,7 @@ void Store::commit(File& file) {
     file.changed.clear();
     file.keep_blocks = ~std::uint64_t{0};
     file.committed_size = inode->size;
+    note_there(file.ino, file.client);
 }
 
 // The cleaner moved these committed blocks. The mutex is held; the caller ends the transaction.

@@ -69,7 +69,8 @@ struct File {
     uring::AsyncMutex lock;
     std::uint32_t handles = 0;
     std::uint32_t writers = 0;
-    std::uint32_t users = 0;  // coroutines that work on it (Store::InUse): neither this nor the inode may go
+    std::uint32_t client = 0;  // who opened it last, for the eviction policy
+    std::uint32_t users = 0;   // coroutines that work on it (Store::InUse): neither this nor the inode may go
 
     Tail tail;
     File* tail_previous = nullptr;  // in the store's list of tails

@@ -1,5 +1,6 @@
 #include "store/inodes.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -47,6 +48,7 @@ Inode* Inodes::claim(std::uint64_t ino, std::uint32_t mode) {
     if (inode.has(kInUse)) {
         if ((inode.mode & S_IFMT) == (mode & S_IFMT)) return &inode;
         drop_body(inode);  // the number was used again for something else
+        drop_elsewhere(static_cast<InodeNumber>(ino), inode);
         --count_;
     }
     std::memset(static_cast<void*>(&inode), 0, sizeof inode);
@@ -62,6 +64,7 @@ void Inodes::release(InodeNumber ino) {
     drop_body(inode);
     xattrs.erase(ino);
     extra_names.erase(ino);
+    drop_elsewhere(ino, inode);
     std::memset(static_cast<void*>(&inode), 0, sizeof inode);
     inode.next_free = free_;
     free_ = ino;
@@ -102,6 +105,73 @@ std::uint32_t Inodes::intern(Owner owner) {
 
 void Inodes::set_owner(Inode& inode, Owner owner) {
     inode.owner_flags = (inode.owner_flags & 0xff) | intern(owner) << 8;
+}
+
+// times -----------------------------------------------------------------------------------------
+
+std::int64_t Inodes::time(const Inode& inode, Code code, const ExactTimes& elsewhere) const {
+    if (inode.*code == TimeCode::kElsewhere) return elsewhere.at(number(inode));
+    return TimeCode::decode(inode.*code, inode.modified_ns);
+}
+
+std::int64_t Inodes::atime(const Inode& inode) const { return time(inode, &Inode::atime, atimes_); }
+
+Times Inodes::times(const Inode& inode) const {
+    return {atime(inode), inode.modified_ns, time(inode, &Inode::ctime, ctimes_)};
+}
+
+void Inodes::set(Inode& inode, Code code, ExactTimes& elsewhere, std::int64_t time_ns, bool exact) {
+    const auto packed = TimeCode::of(time_ns, inode.modified_ns, exact);
+    if (packed) {
+        if (inode.*code == TimeCode::kElsewhere) elsewhere.erase(number(inode));
+        inode.*code = *packed;
+    } else {
+        elsewhere[number(inode)] = time_ns;
+        inode.*code = TimeCode::kElsewhere;
+    }
+}
+
+void Inodes::set_times(Inode& inode, const Times& times) {
+    inode.modified_ns = times.mtime_ns;
+    set(inode, &Inode::atime, atimes_, times.atime_ns, true);
+    set(inode, &Inode::ctime, ctimes_, times.ctime_ns, true);
+}
+
+void Inodes::set_mtime(Inode& inode, std::int64_t mtime_ns) {
+    const Times now = times(inode);
+    set_times(inode, {now.atime_ns, mtime_ns, now.ctime_ns});
+}
+
+void Inodes::drop_elsewhere(InodeNumber ino, const Inode& inode) {
+    if (inode.atime == TimeCode::kElsewhere) atimes_.erase(ino);
+    if (inode.ctime == TimeCode::kElsewhere) ctimes_.erase(ino);
+    if (!more_references_.empty()) more_references_.erase(ino);
+}
+
+// references --------------------------------------------------------------------------------------
+
+void Inodes::remember(Inode& inode, std::uint64_t count) {
+    const std::uint64_t here = inode.references + count;
+    if (here >= 2 * kBatch) {
+        const std::uint64_t batches = here / kBatch - 1;  // at least one batch stays here: never 0 while there are more
+        more_references_[number(inode)] += batches;
+        inode.references = static_cast<std::uint16_t>(here - batches * kBatch);
+    } else {
+        inode.references = static_cast<std::uint16_t>(here);
+    }
+}
+
+void Inodes::forget(Inode& inode, std::uint64_t count) {
+    std::uint64_t here = inode.references;
+    if (here >= kBatch) {  // only then there may be more
+        const auto more = more_references_.find(number(inode));
+        if (more != more_references_.end()) {
+            here += more->second * kBatch;
+            more_references_.erase(more);
+        }
+    }
+    inode.references = 0;
+    remember(inode, here - std::min(count, here));
 }
 
 Extent Inodes::inline_extent(const Inode& inode) {

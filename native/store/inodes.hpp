@@ -1,5 +1,5 @@
-// Inodes in memory: 64 bytes each, so that a small file with a 64-character name costs at most 160 bytes in all
-// (64 here, at most 80 for its name, 7 in the name index, 5 in its directory's list).
+// Inodes in memory: 52 bytes each, so that a small file with a 64-character name costs at most 160 bytes in all
+// (52 here, at most 80 for its name, 7 in the name index, 5 in its directory's list, 16 in the eviction policy).
 #pragma once
 
 #include <sys/stat.h>
@@ -13,6 +13,7 @@
 
 #include "store/arena.hpp"
 #include "store/extents.hpp"
+#include "store/packed.hpp"
 
 namespace kvfs::store {
 
@@ -29,6 +30,7 @@ enum InodeFlags : std::uint32_t {
     kHasXattrs = 8,
     kHasSettings = 16,  // in Store::settings_
     kHasQuota = 32,     // in Store::quotas_
+    kEvicted = 64,      // nameless since an eviction: nobody had it open, the kernel may still have its number
 };
 
 struct Directory {
@@ -37,12 +39,11 @@ struct Directory {
     std::vector<NameId> children;
 };
 
+#pragma pack(push, 4)
 struct Inode {
-    std::uint64_t size;
-    std::int64_t atime_ns;
-    std::int64_t mtime_ns;
-    std::int64_t ctime_ns;
-    std::uint64_t checksum;  // of the inline extent
+    std::int64_t modified_ns;    // its times: Inodes::times()
+    std::uint32_t atime, ctime;  // TimeCode
+    std::uint64_t checksum;      // of the inline extent
     union {
         std::uint64_t place;  // inline extent: segment, block << 32, blocks << 48
         ExtentMap* map;       // regular file with more than that; null when empty
@@ -50,11 +51,12 @@ struct Inode {
         std::string* target;  // symbolic link
         std::uint32_t next_free;
     };
-    std::uint32_t lookups;  // references the kernel holds
-    NameId name;            // one of its names; others are in Inodes::extra_names
-    std::uint16_t mode;
-    std::uint16_t nlink;        // of non-directories
+    NameId name;                // one of its names; others are in Inodes::extra_names
     std::uint32_t owner_flags;  // interned (uid, gid) << 8 | InodeFlags
+    Uint48 size;
+    std::uint16_t references;  // that the kernel holds: Inodes::remember(), forget()
+    std::uint16_t mode;
+    std::uint16_t nlink;  // of non-directories
 
     [[nodiscard]] bool has(std::uint32_t flag) const { return (owner_flags & flag) != 0; }
     void set(std::uint32_t flag) { owner_flags |= flag; }
@@ -64,7 +66,12 @@ struct Inode {
     [[nodiscard]] bool is_symlink() const { return S_ISLNK(mode); }
     [[nodiscard]] std::uint32_t owner() const { return owner_flags >> 8; }
 };
-static_assert(sizeof(Inode) == 64);
+#pragma pack(pop)
+static_assert(sizeof(Inode) == 52);
+
+struct Times {
+    std::int64_t atime_ns, mtime_ns, ctime_ns;
+};
 
 struct Owner {
     std::uint32_t uid = 0;
@@ -98,6 +105,29 @@ public:
     [[nodiscard]] Owner owner(const Inode& inode) const { return owners_[inode.owner()]; }
     void set_owner(Inode& inode, Owner owner);
 
+    [[nodiscard]] Times times(const Inode& inode) const;
+    [[nodiscard]] std::int64_t atime(const Inode& inode) const;
+    // All three to the nanosecond.
+    void set_times(Inode& inode, const Times& times);
+    // The others stay what they are, to the nanosecond.
+    void set_mtime(Inode& inode, std::int64_t mtime_ns);
+    // What the store's clock says; long after mtime that may be rounded down (TimeCode).
+    void set_atime(Inode& inode, std::int64_t now_ns) { set(inode, &Inode::atime, atimes_, now_ns, false); }
+    void set_ctime(Inode& inode, std::int64_t now_ns) { set(inode, &Inode::ctime, ctimes_, now_ns, false); }
+    // What somebody else wants it to be.
+    void set_exact_atime(Inode& inode, std::int64_t atime_ns) { set(inode, &Inode::atime, atimes_, atime_ns, true); }
+    // Its bytes or names change now.
+    void modified(Inode& inode, std::int64_t now_ns) {
+        set_mtime(inode, now_ns);
+        set_ctime(inode, now_ns);
+    }
+
+    // The kernel's references.
+    void remember(Inode& inode, std::uint64_t count = 1);
+    void forget(Inode& inode, std::uint64_t count);
+    // A count that is large is in part elsewhere, and the part that is here is not 0 then.
+    static bool is_referenced(const Inode& inode) { return inode.references != 0; }
+
     // extents of a regular file
     [[nodiscard]] std::uint64_t mapped_blocks(const Inode& inode) const;
     [[nodiscard]] std::size_t extent_count(const Inode& inode) const;
@@ -119,8 +149,15 @@ public:
     std::unordered_map<InodeNumber, std::vector<NameId>> extra_names;
 
 private:
+    using ExactTimes = std::unordered_map<InodeNumber, std::int64_t>;
+    using Code = std::uint32_t Inode::*;
+    [[nodiscard]] std::int64_t time(const Inode& inode, Code code, const ExactTimes& elsewhere) const;
+    void set(Inode& inode, Code code, ExactTimes& elsewhere, std::int64_t time_ns, bool exact);
+    [[nodiscard]] InodeNumber number(const Inode& inode) const { return static_cast<InodeNumber>(&inode - table_); }
+    static constexpr std::uint16_t kBatch = 1 << 15;
     static Extent inline_extent(const Inode& inode);
     void drop_body(Inode& inode);
+    void drop_elsewhere(InodeNumber ino, const Inode& inode);
     std::uint32_t intern(Owner owner);
 
     Reserved reserved_;
@@ -130,6 +167,8 @@ private:
     std::uint64_t count_ = 0;
     std::vector<Owner> owners_;
     std::unordered_map<std::uint64_t, std::uint32_t> owner_index_;
+    ExactTimes atimes_, ctimes_;                                      // those whose code is kElsewhere
+    std::unordered_map<InodeNumber, std::uint64_t> more_references_;  // in batches of kBatch
 };
 
 }  // namespace kvfs::store

@@ -34,6 +34,8 @@ public:
 
     // 0 when absent.
     NameId find(InodeNumber parent, std::string_view name) const;
+    // 64 well-mixed bits that stand for the name while the store is open.
+    [[nodiscard]] std::uint64_t key(InodeNumber parent, std::string_view name) const { return hash(parent, name); }
     // The name must be absent and 1 to 255 bytes long. 0 when the arena is full.
     NameId insert(InodeNumber parent, std::string_view name, InodeNumber ino);
     void erase(NameId id);

@@ -28,12 +28,13 @@ Attributes Store::attributes(InodeNumber ino, const Inode& inode) {
     out.nlink = link_count(inode);
     out.uid = owner.uid;
     out.gid = owner.gid;
-    out.size = inode.is_directory() ? format::kBlock : inode.size;
+    out.size = inode.is_directory() ? format::kBlock : std::uint64_t{inode.size};
     const auto file = inode.is_regular() && !files_.empty() ? find_file(ino) : nullptr;
     out.blocks = blocks_of_file(inode, file.get()) * (format::kBlock / 512);
-    out.atime_ns = inode.atime_ns;
-    out.mtime_ns = inode.mtime_ns;
-    out.ctime_ns = inode.ctime_ns;
+    const Times times = inodes_.times(inode);
+    out.atime_ns = times.atime_ns;
+    out.mtime_ns = times.mtime_ns;
+    out.ctime_ns = times.ctime_ns;
     return out;
 }
 
@@ -112,7 +113,7 @@ void Store::remove_name(NameId id) {
 
 void Store::touch_directory(InodeNumber ino, std::int64_t now) {
     Inode& inode = *inodes_.find(ino);
-    inode.mtime_ns = inode.ctime_ns = now;
+    inodes_.modified(inode, now);
     touched_directories_.insert(ino);  // logged once per frame, however many names change
 }
 
@@ -138,13 +139,14 @@ format::InodeBody Store::body_of(InodeNumber ino, const Inode& inode) const {
     // attributes may be logged while data is not complete: the size must be the committed data's
     const auto file = files_.find(ino);
     if (file != files_.end() && file->second->dirty) body.size = file->second->committed_size;
-    body.atime_ns = inode.atime_ns;
-    body.mtime_ns = inode.mtime_ns;
-    body.ctime_ns = inode.ctime_ns;
+    const Times times = inodes_.times(inode);
+    body.atime_ns = times.atime_ns;
+    body.mtime_ns = times.mtime_ns;
+    body.ctime_ns = times.ctime_ns;
     return body;
 }
 
-int Store::lookup(std::uint64_t parent, std::string_view name, Attributes& out) {
+int Store::lookup(std::uint64_t parent, std::string_view name, Attributes& out, std::uint32_t client) {
     const std::lock_guard guard(mutex_);
     counters_.lookups.fetch_add(1, std::memory_order_relaxed);
     int error = 0;
@@ -160,12 +162,16 @@ int Store::lookup(std::uint64_t parent, std::string_view name, Attributes& out) 
         const NameId id = names_.find(static_cast<InodeNumber>(parent), name);
         if (id == 0) {
             counters_.lookup_misses.fetch_add(1, std::memory_order_relaxed);
+            if (policy_ != nullptr) {
+                policy_->missed(names_.key(static_cast<InodeNumber>(parent), name),
+                                {.now_ns = now_ns(), .client = client});
+            }
             return -ENOENT;
         }
         ino = names_.at(id).ino;
     }
     Inode& inode = *inodes_.find(ino);
-    ++inode.lookups;
+    inodes_.remember(inode);
     out = attributes(ino, inode);
     return 0;
 }
@@ -174,6 +180,7 @@ int Store::getattr(std::uint64_t ino, Attributes& out) {
     const std::lock_guard guard(mutex_);
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     out = attributes(static_cast<InodeNumber>(ino), *inode);
     return 0;
 }
@@ -183,6 +190,7 @@ int Store::setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out)
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     const std::int64_t now = now_ns();
     if ((set.fields & kSetMode) != 0) {
         inode->mode = static_cast<std::uint16_t>((inode->mode & S_IFMT) | (set.mode & 07777));
@@ -193,11 +201,13 @@ int Store::setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out)
         if ((set.fields & kSetGid) != 0) owner.gid = set.gid;
         inodes_.set_owner(*inode, owner);
     }
-    if ((set.fields & kSetAtime) != 0) inode->atime_ns = set.atime_ns;
-    if ((set.fields & kSetMtime) != 0) inode->mtime_ns = set.mtime_ns;
-    if ((set.fields & kSetAtimeNow) != 0) inode->atime_ns = now;
-    if ((set.fields & kSetMtimeNow) != 0) inode->mtime_ns = now;
-    inode->ctime_ns = now;
+    if ((set.fields & kSetAtime) != 0) inodes_.set_exact_atime(*inode, set.atime_ns);
+    if ((set.fields & kSetMtime) != 0) inodes_.set_mtime(*inode, set.mtime_ns);
+    if ((set.fields & kSetAtimeNow) != 0) inodes_.set_atime(*inode, now);
+    // some engines mark what they have used that way
+    if ((set.fields & (kSetAtime | kSetAtimeNow)) != 0) note_use(static_cast<InodeNumber>(ino), set.client);
+    if ((set.fields & kSetMtimeNow) != 0) inodes_.set_mtime(*inode, now);
+    inodes_.set_ctime(*inode, now);
     if (inode->nlink != 0) {
         log_attributes(static_cast<InodeNumber>(ino));
         log_.commit();
@@ -220,7 +230,7 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
     if (names_.find(in, name) != 0) return -EEXIST;
     if (S_ISDIR(mode) && dir->directory->subdirectories >= std::numeric_limits<std::uint32_t>::max() - 2)
         return -EMLINK;
-    if (!has_metadata_space()) {
+    if (!make_metadata_space()) {
         counters_.enospc.fetch_add(1, std::memory_order_relaxed);
         return -ENOSPC;
     }
@@ -233,8 +243,8 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
     }
     const std::int64_t now = now_ns();
     Inode& inode = *inodes_.find(ino);
-    inode.atime_ns = inode.mtime_ns = inode.ctime_ns = now;
-    inode.lookups = 1;
+    inodes_.set_times(inode, {now, now, now});
+    inodes_.remember(inode);
     if (S_ISLNK(mode)) {
         inode.target = new std::string(target);
         inode.size = target.size();
@@ -250,6 +260,7 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
         if (S_ISLNK(mode)) log_.writer().symlink(ino, target);
         log_name(inode.name);
         log_.commit();
+        if (inode.is_regular()) note_there(ino, 0);
     }
     counters_.creates.fetch_add(1, std::memory_order_relaxed);
     out = attributes(ino, inode);
@@ -271,9 +282,10 @@ void Store::lose_link(InodeNumber ino, NameId id, std::int64_t now) {
     const Name& name = names_.at(id);
     const QuotaList counted = quotas_over(ino);
     if (inode.has(kLogged)) log_.writer().name_delete(name.parent, name.view());
+    if (inode.nlink == 1) note_gone(ino);  // while it still has the name that it goes by
     remove_name(id);
     recharge(ino, counted);
-    inode.ctime_ns = now;
+    inodes_.set_ctime(inode, now);
     if (inode.nlink != 0) {
         log_attributes(ino);
         return;
@@ -291,17 +303,20 @@ int Store::link(std::uint64_t ino, std::uint64_t parent, std::string_view name, 
     int error = 0;
     const Inode* dir = directory(parent, error);
     if (dir == nullptr) return error;
+    if (inode != nullptr && inode->has(kEvicted)) return -ESTALE;
     if (inode == nullptr || inode->nlink == 0 || dir->nlink == 0) return -ENOENT;
     if (inode->is_directory()) return -EPERM;
     if (inode->nlink >= kLinkMax) return -EMLINK;
     if (names_.find(static_cast<InodeNumber>(parent), name) != 0) return -EEXIST;
     if (quotas_in(static_cast<InodeNumber>(parent)) != quotas_over(static_cast<InodeNumber>(ino))) return -EXDEV;
-    if (!has_metadata_space()) return -ENOSPC;
+    if (!make_metadata_space()) return -ENOSPC;
+    inode = inodes_.find(ino);  // room may have been made by letting go of this very file
+    if (inode == nullptr || inode->has(kEvicted)) return -ESTALE;
     const NameId id = add_name(static_cast<InodeNumber>(parent), name, static_cast<InodeNumber>(ino));
     if (id == 0) return -ENOSPC;
     const std::int64_t now = now_ns();
-    inode->ctime_ns = now;
-    ++inode->lookups;
+    inodes_.set_ctime(*inode, now);
+    inodes_.remember(*inode);
     touch_directory(static_cast<InodeNumber>(parent), now);
     log_attributes(static_cast<InodeNumber>(ino));
     log_name(id);  // a file that is not logged yet brings all its names with it when it is
@@ -353,7 +368,7 @@ int Store::rmdir(std::uint64_t parent, std::string_view name, std::uint64_t& ino
 }
 
 int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent,
-                         std::string_view new_name, std::uint32_t flags) {
+                         std::string_view new_name, std::uint32_t flags, std::uint32_t client) {
     for (const std::string_view each : {name, new_name}) {
         if (const int rc = check_writable(each); rc != 0) return rc;
     }
@@ -396,7 +411,8 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
         const NameId second = add_name(from_ino, name, target);
         recharge(moved, counted);
         recharge(target, other_counted);
-        inode.ctime_ns = other.ctime_ns = now;
+        inodes_.set_ctime(inode, now);
+        inodes_.set_ctime(other, now);
         // two files of which one is not in the log yet: the log must lose that one's old name
         for (const auto& [in, text, ino] : {std::tuple(to_ino, new_name, moved), std::tuple(from_ino, name, target)}) {
             if (!inodes_.find(ino)->has(kLogged)) log_.writer().name_delete(in, text);
@@ -416,12 +432,17 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
         if (to != 0) lose_link(target, to, now);
         const QuotaList counted = quotas_over(moved);
         if (inode.has(kLogged)) log_.writer().name_delete(from_ino, name);
+        if (inode.is_regular()) note_gone(moved);  // while it still has its old name
         remove_name(from);
         const NameId id = add_name(to_ino, new_name, moved);
         recharge(moved, counted);
-        inode.ctime_ns = now;
+        inodes_.set_ctime(inode, now);
         log_name(id);
         log_attributes(moved);
+        if (inode.is_regular() &&
+            inode.has(kLogged)) {  // what it is called from now on is what it will be asked for by
+            note_there(moved, client);
+        }
     }
     touch_directory(from_ino, now);
     if (from_ino != to_ino) touch_directory(to_ino, now);
@@ -434,7 +455,7 @@ int Store::rename_locked(std::uint64_t parent, std::string_view name, std::uint6
 }
 
 Async<int> Store::rename_now(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
-                             std::uint32_t flags, Borrowed* lender) {
+                             std::uint32_t flags, std::uint32_t client, Borrowed* lender) {
     // a page's data must be complete before its final name is published
     for (;;) {
         std::uint64_t unpublished = 0;
@@ -446,7 +467,7 @@ Async<int> Store::rename_now(std::uint64_t parent, std::string name, std::uint64
                 const auto file = find_file(names_.at(id).ino);
                 if (file && file->dirty && file->error == 0) unpublished = file->ino;
             }
-            const auto move = [&] { rc = rename_locked(parent, name, new_parent, new_name, flags); };
+            const auto move = [&] { rc = rename_locked(parent, name, new_parent, new_name, flags, client); };
             if (unpublished == 0 && lender == nullptr) move();
             if (unpublished == 0 && lender != nullptr && !lender->use(move)) rc = -EIO;
         }
@@ -458,22 +479,22 @@ Async<int> Store::rename_now(std::uint64_t parent, std::string name, std::uint64
 
 void Store::remember(std::uint64_t ino, std::uint32_t count) {
     const std::lock_guard guard(mutex_);
-    if (Inode* inode = inodes_.find(ino)) inode->lookups += count;
+    if (Inode* inode = inodes_.find(ino)) inodes_.remember(*inode, count);
 }
 
 void Store::forget(std::uint64_t ino, std::uint64_t count) {
     const std::lock_guard guard(mutex_);
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return;
-    inode->lookups -= static_cast<std::uint32_t>(std::min<std::uint64_t>(count, inode->lookups));
-    if (inode->lookups == 0 && inode->nlink == 0) drop_file_if_idle(static_cast<InodeNumber>(ino));
+    inodes_.forget(*inode, count);
+    if (!Inodes::is_referenced(*inode) && inode->nlink == 0) drop_file_if_idle(static_cast<InodeNumber>(ino));
 }
 
 void Store::free_if_unused(InodeNumber ino) {
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr || ino == kRoot || inode->nlink != 0 || files_.contains(ino)) return;
     release_charge(ino);
-    if (inode->lookups != 0) return;
+    if (Inodes::is_referenced(*inode)) return;
     if (inode->is_regular()) {
         for (const Piece& piece : inodes_.carve(*inode, 0, ~std::uint64_t{0})) {
             // the log position now: at or after the record that deleted the file
@@ -493,15 +514,18 @@ int Store::parent(std::uint64_t ino) {
     return dir == nullptr ? error : static_cast<int>(dir->directory->parent);
 }
 
-int Store::open(std::uint64_t ino, bool write) {
+int Store::open(std::uint64_t ino, bool write, std::uint32_t client) {
     const std::lock_guard guard(mutex_);
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
     if (inode->is_directory()) return write ? -EISDIR : 0;
     if (!inode->is_regular()) return -ENXIO;
+    if (inode->has(kEvicted)) return -ESTALE;
     if (write && read_only_) return -EROFS;
     const auto file = file_of(static_cast<InodeNumber>(ino));
     ++file->handles;
+    file->client = client;
+    note_use(static_cast<InodeNumber>(ino), client);
     if (write) ++file->writers;
     return 0;
 }
@@ -537,19 +561,24 @@ int Store::list(std::uint64_t ino, std::vector<NameId>& out) {
     return 0;
 }
 
-bool Store::entry(std::uint64_t directory_ino, NameId id, std::string& name, Attributes& out) {
+bool Store::entry(std::uint64_t directory_ino, NameId id, std::string& name, Attributes& out, bool remember) {
     const std::lock_guard guard(mutex_);
     const Name& found = names_.at(id);
     if (found.length == 0 || found.parent != directory_ino) return false;
     name = found.view();
-    out = attributes(found.ino, *inodes_.find(found.ino));
+    Inode& inode = *inodes_.find(found.ino);
+    // in the same instant: between two, the file could be evicted and its number be another's
+    if (remember) inodes_.remember(inode);
+    out = attributes(found.ino, inode);
     return true;
 }
 
 void Store::touch_atime(std::uint64_t ino) {
     const std::lock_guard guard(mutex_);
     // in memory only: a checkpoint keeps it, and so does an orderly end
-    if (Inode* inode = inodes_.find(ino); inode != nullptr && !read_only_) inode->atime_ns = now_ns();
+    if (Inode* inode = inodes_.find(ino); inode != nullptr && !read_only_) {
+        inodes_.set_atime(*inode, now_ns());
+    }
 }
 
 int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
@@ -558,6 +587,7 @@ int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view v
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     if (name.empty() || name.size() > kXattrNameMax) return -ERANGE;
     if (value.size() > kXattrSizeMax) return -E2BIG;
     const bool is_setting = name.starts_with(kSettingPrefix);
@@ -567,7 +597,9 @@ int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view v
         if (rc != 0) return rc;
         value = normal;
     }
-    if (!has_metadata_space()) return -ENOSPC;
+    if (!make_metadata_space()) return -ENOSPC;
+    inode = inodes_.find(ino);  // room may have been made by letting go of this very file
+    if (inode == nullptr || inode->has(kEvicted)) return -ESTALE;
     auto& list = inodes_.xattrs[static_cast<InodeNumber>(ino)];
     const auto it = std::find_if(list.begin(), list.end(), [&](const auto& pair) { return pair.first == name; });
     int rc = 0;
@@ -588,7 +620,7 @@ int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view v
     inodes_.xattr_bytes += name.size() + value.size() + 24;
     inode->set(kHasXattrs);
     if (is_setting) apply_setting(static_cast<InodeNumber>(ino), name, value);
-    inode->ctime_ns = now_ns();
+    inodes_.set_ctime(*inode, now_ns());
     if (inode->has(kLogged)) {
         log_attributes(static_cast<InodeNumber>(ino));
         log_.writer().xattr_set(ino, name, value);
@@ -601,6 +633,7 @@ int Store::getxattr(std::uint64_t ino, std::string_view name, std::string& out) 
     const std::lock_guard guard(mutex_);
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     if (inode->has(kHasQuota) && get_usage(static_cast<InodeNumber>(ino), name, out) == 0) return 0;
     if (!inode->has(kHasXattrs)) return -ENODATA;
     for (const auto& [key, value] : inodes_.xattrs[static_cast<InodeNumber>(ino)]) {
@@ -615,6 +648,7 @@ int Store::listxattr(std::uint64_t ino, std::vector<std::string>& out) {
     const std::lock_guard guard(mutex_);
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     if (!inode->has(kHasXattrs)) return 0;
     for (const auto& pair : inodes_.xattrs[static_cast<InodeNumber>(ino)]) {
         if (!pair.first.starts_with(kHiddenPrefix)) out.push_back(pair.first);
@@ -627,6 +661,7 @@ int Store::removexattr(std::uint64_t ino, std::string_view name, std::optional<s
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
+    if (inode->has(kEvicted)) return -ESTALE;
     const bool is_setting = name.starts_with(kSettingPrefix);
     if (is_setting && may_set(*inode, name, caller) == -EPERM) return -EPERM;
     const auto list = inodes_.xattrs.find(static_cast<InodeNumber>(ino));
@@ -639,7 +674,7 @@ int Store::removexattr(std::uint64_t ino, std::string_view name, std::optional<s
         inode->clear(kHasXattrs);
     }
     if (is_setting) apply_setting(static_cast<InodeNumber>(ino), name, std::nullopt);
-    inode->ctime_ns = now_ns();
+    inodes_.set_ctime(*inode, now_ns());
     if (inode->has(kLogged)) {
         log_attributes(static_cast<InodeNumber>(ino));
         log_.writer().xattr_delete(ino, name);

@@ -11,6 +11,7 @@ namespace kvfs::store {
 namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
+constexpr std::uint64_t kMostEvicted = 1024;  // files in one hold of the mutex
 
 struct SpaceWait {
     std::mutex& mutex;
@@ -117,6 +118,10 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
             // promise
             done = take_places(blocks, file.lease, cleaner_stuck_ ? 2 : segments_.reserve(), places);
             reserved_blocks_ -= segments_.live_blocks() - before;
+            if (!done && cleaner_stuck_ && evicts_ &&
+                evict_some(segments_.blocks(), kMostEvicted, EvictReason::kSpace, {}).files != 0) {
+                cleaner_stuck_ = false;  // there is more to gain now
+            }
             if (!done && (cleaner_stuck_ || read_only_)) {
                 error = read_only_ ? -EIO : -ENOSPC;
                 reserved_blocks_ -= blocks;

@@ -61,9 +61,19 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> Store::without_space(const 
     return provided.missing(from, to);
 }
 
-// `take`, called with the mutex held, says whether there is room now. When there is not, versions that pool files
-// replaced since their last commit may be all that is in the way, and are let go of. 0 or -errno.
-Async<int> Store::make_room(File& file, std::function<bool()> take) {
+// `take`, called with the mutex held, says whether there is room now; it wants about `blocks`. When there is not, cold
+// files go in evict mode. Versions that pool files replaced since their last commit may then be all that is in the way,
+// and are let go of. 0 or -errno.
+Async<int> Store::make_room(File& file, std::uint64_t blocks, std::function<bool()> take) {
+    constexpr std::uint64_t kFilesPerHold = 64;  // of the mutex
+    for (;;) {
+        const std::lock_guard guard(mutex_);
+        if (take()) co_return 0;
+        if (!evicts_ || !could_have_space(blocks)) break;
+        const Evicted gone = evict_some(std::max<std::uint64_t>(blocks, 1), kFilesPerHold, EvictReason::kSpace, {});
+        evicted_by_writers_ += gone.files;
+        if (gone.files == 0) break;
+    }
     std::vector<InodeNumber> holding;
     {
         const std::lock_guard guard(mutex_);
@@ -93,11 +103,19 @@ Async<int> Store::make_room(File& file, std::function<bool()> take) {
 // fallocate ----------------------------------------------------------------------------------
 
 Async<int> Store::promise_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size) {
-    const int rc = co_await make_room(file, [&] {
-        const auto missing = without_space(file, block_of(offset), block_after(end));
+    const auto missing_blocks = [&](const auto& missing) {
         std::uint64_t blocks = 0;
         for (const auto& [from, to] : missing) blocks += to - from;
-        if (!has_space(blocks)) return false;
+        return blocks;
+    };
+    std::uint64_t wanted = 0;
+    {
+        const std::lock_guard guard(mutex_);
+        wanted = missing_blocks(without_space(file, block_of(offset), block_after(end)));
+    }
+    const int rc = co_await make_room(file, wanted, [&] {
+        const auto missing = without_space(file, block_of(offset), block_after(end));
+        if (!has_space(missing_blocks(missing))) return false;
         if (file.handles != 0) promise(file, missing);
         return true;
     });
@@ -106,7 +124,7 @@ Async<int> Store::promise_range(File& file, std::uint64_t offset, std::uint64_t 
     Inode& inode = *inodes_.find(file.ino);
     if (!keep_size && end > inode.size) {
         inode.size = end;
-        inode.mtime_ns = inode.ctime_ns = now_ns();
+        inodes_.modified(inode, now_ns());
         file.in_place = true;
         mark_dirty(file);
     }
@@ -159,7 +177,7 @@ Async<int> Store::zero_range(File& file, std::uint64_t offset, std::uint64_t end
     const bool has_head = offset < head_end;
     const bool has_foot = last >= first && last * kBlock < end;
     // space first: what is refused changes nothing
-    rc = co_await make_room(file, [&] {
+    rc = co_await make_room(file, keep_space ? last - std::min(first, last) + 2 : 2, [&] {
         std::uint64_t edges = 0;
         const auto count = [&](std::uint64_t, const Extent&) { ++edges; };
         const Inode& inode = *inodes_.find(file.ino);
@@ -184,8 +202,8 @@ Async<int> Store::zero_range(File& file, std::uint64_t offset, std::uint64_t end
             unmap(inode, file, first, last);
             if (keep_space && file.handles != 0) promise(file, without_space(file, first, last));
         }
-        if (!keep_size) inode.size = std::max(inode.size, end);
-        inode.mtime_ns = inode.ctime_ns = now_ns();
+        if (!keep_size) inode.size = std::max<std::uint64_t>(inode.size, end);
+        inodes_.modified(inode, now_ns());
         file.in_place = true;
         mark_dirty(file);
         is_crowded = keep_space && !has_space(0);
@@ -278,7 +296,7 @@ Async<std::int64_t> Store::seek(std::uint64_t ino, std::uint64_t offset, int whe
     const std::uint64_t end = block_after(inode->size);
     const std::uint64_t block = next_block(*inode, file.get(), block_of(offset), end, whence == SEEK_DATA);
     if (block == end && whence == SEEK_DATA) co_return -ENXIO;
-    co_return static_cast<std::int64_t>(std::min(inode->size, std::max(offset, block * kBlock)));
+    co_return static_cast<std::int64_t>(std::min<std::uint64_t>(inode->size, std::max(offset, block * kBlock)));
 }
 
 // copy -----------------------------------------------------------------------------------------

@@ -103,9 +103,7 @@ void Recovery::inode(const format::InodeBody& body, std::span<const format::Exte
     newest_ns_ = std::max(newest_ns_, body.ctime_ns);
     inode->mode = static_cast<std::uint16_t>(body.mode);
     store_.inodes_.set_owner(*inode, {body.uid, body.gid});
-    inode->atime_ns = body.atime_ns;
-    inode->mtime_ns = body.mtime_ns;
-    inode->ctime_ns = body.ctime_ns;
+    store_.inodes_.set_times(*inode, {body.atime_ns, body.mtime_ns, body.ctime_ns});
     inode->set(kLogged);
     if (!inode->is_regular()) return;
     inode->size = body.size;
@@ -212,7 +210,7 @@ void Recovery::next(std::uint64_t segment, std::uint64_t generation) {
 }
 
 void Recovery::atime(std::uint64_t ino, std::int64_t atime_ns) {
-    if (Inode* inode = store_.inodes_.find(ino)) inode->atime_ns = atime_ns;
+    if (Inode* inode = store_.inodes_.find(ino)) store_.inodes_.set_exact_atime(*inode, atime_ns);
 }
 
 void Recovery::attach_names() {
@@ -320,7 +318,8 @@ void Recovery::take_over(const std::string& owner) {
 
     Inode& root = *s.inodes_.find(kRoot);
     if (!root.has(kLogged)) {  // a new volume: its root belongs to whoever mounts it first
-        root.atime_ns = root.mtime_ns = root.ctime_ns = s.now_ns();
+        const std::int64_t now = s.now_ns();
+        s.inodes_.set_times(root, {now, now, now});
         s.inodes_.set_owner(root, {geteuid(), getegid()});
         root.set(kLogged);
         s.log_attributes(kRoot);

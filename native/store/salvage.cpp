@@ -243,7 +243,8 @@ void Recovery::find_lost_directories() {
 void Recovery::found_directory(InodeNumber ino) {
     Inode& inode = *store_.inodes_.find(ino);
     inode.set(kLogged);
-    inode.atime_ns = inode.mtime_ns = inode.ctime_ns = Store::now_ns();
+    const std::int64_t now = Store::now_ns();
+    store_.inodes_.set_times(inode, {now, now, now});
     store_.inodes_.set_owner(inode, {0, 0});
 }
 

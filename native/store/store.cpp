@@ -36,7 +36,8 @@ constexpr unsigned kMostRings = 8;
 std::int64_t Store::now_ns() {
     timespec now{};
     clock_gettime(CLOCK_REALTIME, &now);
-    return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+    const std::int64_t ns = std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+    return ns / TimeCode::kTick * TimeCode::kTick;
 }
 
 Store::Store(const std::string& path, const Options& options) {
@@ -103,8 +104,12 @@ Store::Store(const std::string& path, const Options& options) {
             commit_now_ = checkpoint.is_due();
         }
         owns_ = true;
+        policy_ = policy::make_policy(policy::names().front(), eviction_host_,
+                                      {.capacity_bytes = segments_.data_capacity() * format::kBlock});
+        admit_recovered();
+        evicts_ = options.evict;
         sweep_after_ns_ = options.sweep_after_ns;
-        threads_ = 3;
+        threads_ = options.evict ? 4 : 3;
         const auto start = [this](void (Store::*work)()) {
             return std::thread([this, work] {
                 (this->*work)();
@@ -115,6 +120,7 @@ Store::Store(const std::string& path, const Options& options) {
         committer_ = start(&Store::committer);
         cleaner_ = start(&Store::cleaner);
         sweeper_ = start(&Store::sweeper);
+        if (evicts_) evictor_ = start(&Store::evictor);
     } catch (const std::system_error& failure) {
         patience_.reset();
         rings_.reset();
@@ -165,10 +171,12 @@ int Store::close() {
         committer_wake_.notify_all();
         cleaner_wake_.notify_all();
         sweeper_wake_.notify_all();
+        evictor_wake_.notify_all();
         // the committer ends with a checkpoint and the clean flag
         if (!wait(threads_done_, guard, [this] { return threads_ == 0; })) {
             abandoned_ = true;
             sweeper_.detach();
+            if (evictor_.joinable()) evictor_.detach();
             cleaner_.detach();
             committer_.detach();
             return rc;
@@ -176,6 +184,7 @@ int Store::close() {
         if (rc == 0 && log_error_ != 0) rc = -EIO;
         guard.unlock();
         sweeper_.join();
+        if (evictor_.joinable()) evictor_.join();
         cleaner_.join();
         committer_.join();
     }
@@ -310,6 +319,7 @@ void Store::release_replaced(File& file, std::uint64_t lsn) {
 }
 
 bool Store::has_space(std::uint64_t blocks) {
+    wake_evictor_when_low(blocks);
     if (segments_.live_blocks() + reserved_blocks_ + blocks > segments_.data_capacity()) return false;
     if (blocks <= physical_blocks_left()) return true;
     ++physical_.refusals;

@@ -2,8 +2,9 @@
 //
 // Threads. Callers (Python's, the splitter's) run the synchronous calls and start the asynchronous ones. The rings'
 // reapers finish them. The committer writes the log and checkpoints. The cleaner empties segments and
-// trims them. The sweeper removes what has had its time (sweep.hpp). All of them take `mutex_` for instants; nobody
-// holds it across I/O. Lock order: a File's lock, then `mutex_`, then a leaf lock of uring/.
+// trims them. The sweeper removes what has had its time (sweep.hpp). The evictor keeps some room free of live data
+// (eviction.hpp). All of them take `mutex_` for instants; nobody holds it across I/O. Lock order: a File's lock, then
+// `mutex_`, then a leaf lock of uring/.
 //
 // When a thread dies here the process dies with it (an escaped exception terminates): recovery is the answer, there is
 // no half-alive state. When the device fails: reads and flushes return EIO; a failed log write turns the volume
@@ -28,6 +29,7 @@
 #include "format/checksum.hpp"
 #include "format/format.hpp"
 #include "store/damage.hpp"
+#include "store/eviction.hpp"
 #include "store/file.hpp"
 #include "store/granule.hpp"
 #include "store/health.hpp"
@@ -74,6 +76,7 @@ struct Options {
     bool read_only = false;
     bool exclusive = true;  // take the volume's lock and, unless read_only, its superblock
     bool salvage = false;   // damaged metadata is no reason to refuse: use what is left of it (fsck)
+    bool evict = false;     // drop cold files rather than refuse a write
     std::string owner;      // JSON, kept in the superblock
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
@@ -132,11 +135,15 @@ public:
     [[nodiscard]] bool is_abandoned() const { return abandoned_; }
 
     // namespace.cpp ----------------------------------------------------------------
-    int lookup(std::uint64_t parent, std::string_view name, Attributes& out);  // -ENOENT when absent
+    // `client`: who asks (a process, a thread), for the eviction policy; 0 when nobody in particular.
+    // Of an inode that was evicted while the kernel knew its number: -ESTALE, here and in all that takes a number.
+    int lookup(std::uint64_t parent, std::string_view name, Attributes& out,
+               std::uint32_t client = 0);  // -ENOENT when absent
     int getattr(std::uint64_t ino, Attributes& out);
     struct SetAttributes {
         std::uint32_t fields = 0, mode = 0, uid = 0, gid = 0;
         std::int64_t atime_ns = 0, mtime_ns = 0;
+        std::uint32_t client = 0;
     };
     int setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out);
     int make(std::uint64_t parent, std::string_view name, std::uint32_t mode, Owner owner, std::string_view target,
@@ -146,15 +153,16 @@ public:
     int unlink(std::uint64_t parent, std::string_view name, std::uint64_t& ino);
     int rmdir(std::uint64_t parent, std::string_view name, std::uint64_t& ino);
     Async<int> rename(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
-                      std::uint32_t flags);
+                      std::uint32_t flags, std::uint32_t client = 0);
     void remember(std::uint64_t ino, std::uint32_t count);
     void forget(std::uint64_t ino, std::uint64_t count);
     int parent(std::uint64_t ino);
-    int open(std::uint64_t ino, bool write);
+    int open(std::uint64_t ino, bool write, std::uint32_t client = 0);
     int release(std::uint64_t ino, bool write);
     int list(std::uint64_t ino, std::vector<NameId>& out);
-    // What the entry is now; false when it is no longer in that directory.
-    bool entry(std::uint64_t directory, NameId id, std::string& name, Attributes& out);
+    // What the entry is now, and with `remember` one more kernel reference to it; false when it is no longer in that
+    // directory.
+    bool entry(std::uint64_t directory, NameId id, std::string& name, Attributes& out, bool remember);
     void touch_atime(std::uint64_t ino);
     // `caller`: whose rights decide over settings (settings.hpp); nobody's: all of them.
     int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
@@ -228,6 +236,8 @@ public:
     SettingsGauges settings_gauges();
     // All of it at once, as if it were `now`.
     void sweep_now(std::int64_t now);
+    // eviction.cpp --------------------------------------------------------------------------
+    EvictionStatistics eviction_statistics();
 
     // events for the log and for the kernel's dentries ------------------------------------
     void set_wakeup(std::function<void()> wakeup);
@@ -269,6 +279,8 @@ private:
     friend class Checker;
     friend class Repairer;
     friend class Scrubber;
+    friend class EvictionHost;
+    friend class EvictionJob;
 
     // store.cpp
     int write_superblock();
@@ -292,7 +304,7 @@ private:
     void lose_link(InodeNumber ino, NameId id, std::int64_t now);
     void free_if_unused(InodeNumber ino);
     int rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent, std::string_view new_name,
-                      std::uint32_t flags);
+                      std::uint32_t flags, std::uint32_t client);
     int check_writable(std::string_view name) const;
     int find_to_remove(std::uint64_t parent, std::string_view name, NameId& id);
     void expect_metadata();
@@ -395,8 +407,24 @@ private:
     void serialise_committed(LogBuffer& out, InodeNumber ino);
     format::InodeBody body_of(InodeNumber ino, const Inode& inode) const;
 
+    // eviction.cpp
+    void admit_recovered();
+    void note_there(InodeNumber ino, std::uint32_t client);
+    void note_use(InodeNumber ino, std::uint32_t client);
+    void note_gone(InodeNumber ino);
+    std::uint64_t free_blocks() const;
+    std::uint64_t low_water() const;
+    std::uint64_t high_water() const;
+    void evict_file(InodeNumber ino, EvictReason reason);
+    Evicted evict_some(std::uint64_t blocks, std::uint64_t files, EvictReason reason,
+                       const policy::Policy::Filter& filter);
+    bool could_have_space(std::uint64_t blocks);
+    bool make_metadata_space();
+    void wake_evictor_when_low(std::uint64_t blocks);
+    void evictor();
+
     // ranges.cpp: make_room and zeroing hold the file's lock, the others the mutex
-    Async<int> make_room(File& file, std::function<bool()> take);
+    Async<int> make_room(File& file, std::uint64_t blocks, std::function<bool()> take);
     Async<int> promise_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size);
     Async<int> zero_range(File& file, std::uint64_t offset, std::uint64_t end, bool keep_size, bool keep_space);
     Async<int> zero_edge(File& file, std::uint64_t from, std::uint64_t to);
@@ -421,7 +449,7 @@ private:
     Async<int> fsync_now(std::uint64_t ino);
     Async<int> sync_now();
     Async<int> rename_now(std::uint64_t parent, std::string name, std::uint64_t new_parent, std::string new_name,
-                          std::uint32_t flags, Borrowed* lender);
+                          std::uint32_t flags, std::uint32_t client, Borrowed* lender);
     Async<int> fallocate_now(std::uint64_t ino, int mode, std::uint64_t offset, std::uint64_t length);
     Async<std::int64_t> copy_range_now(std::uint64_t ino_in, std::uint64_t offset_in, std::uint64_t ino_out,
                                        std::uint64_t offset_out, std::uint64_t length);
@@ -533,8 +561,16 @@ private:
     std::vector<std::coroutine_handle<>> space_waiters_;
     bool cleaner_has_ended_ = false;
     bool cleaner_stuck_ = false;  // a full pass freed nothing: waiting for space is pointless
+    bool evicts_ = false;         // set once, at open
+    bool evictor_wanted_ = false;
     bool no_room_was_said_ = false;
     int log_error_ = 0;  // what clients are told once the log has failed; 0: it has not
+    EvictionHost eviction_host_{*this};
+    std::unique_ptr<policy::Policy> policy_;  // null while nothing may be written
+    std::array<Evicted, kEvictReasons.size()> evicted_{};
+    std::uint64_t evicted_by_writers_ = 0;
+    std::size_t spare_level_ = 0;  // see evict_some()
+    std::int64_t spare_less_until_ns_ = 0;
 
     std::unique_ptr<uring::BufferArena> arena_;
     std::unique_ptr<uring::BufferPool> write_pool_;  // of tails
@@ -551,6 +587,7 @@ private:
     std::condition_variable committer_wake_;
     std::condition_variable cleaner_wake_;
     std::condition_variable sweeper_wake_;
+    std::condition_variable evictor_wake_;
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
@@ -564,6 +601,7 @@ private:
     std::thread committer_;
     std::thread cleaner_;
     std::thread sweeper_;
+    std::thread evictor_;
 
     std::mutex events_mutex_;
     std::vector<Event> events_;

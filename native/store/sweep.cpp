@@ -77,7 +77,8 @@ void Store::sweep_slice(InodeNumber from, InodeNumber to, std::int64_t now, std:
     for (InodeNumber ino = from; ino < to; ++ino) {
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr || !inode->is_regular() || inode->nlink == 0) continue;
-        const std::int64_t idle = now - std::max({inode->atime_ns, inode->mtime_ns, inode->ctime_ns});
+        const Times times = inodes_.times(*inode);
+        const std::int64_t idle = now - std::max({times.atime_ns, times.mtime_ns, times.ctime_ns});
         if (idle <= life) continue;
         const bool is_orphan =
             sweep_after_ns_ != 0 && idle > sweep_after_ns_ && looks_temporary(names_.at(inode->name).view());

@@ -78,8 +78,8 @@ std::uint64_t Store::blocks_beyond_tail(const File& file, std::uint64_t offset, 
 // What the file's attributes are after a write of [offset, end). The mutex is held.
 void Store::note_written(Inode& inode, File& file, std::uint64_t offset, std::uint64_t end) {
     if (offset > inode.size) file.in_place = true;  // it leaves a hole: not a page written front to back
-    inode.size = std::max(inode.size, end);
-    inode.mtime_ns = inode.ctime_ns = now_ns();
+    inode.size = std::max<std::uint64_t>(inode.size, end);
+    inodes_.modified(inode, now_ns());
     mark_dirty(file);
 }
 
@@ -112,7 +112,7 @@ Async<std::int64_t> Store::write_now(std::uint64_t ino, std::uint64_t offset, st
         fits = take();
     }
     if (!fits) {
-        const int rc = co_await make_room(*file, take);
+        const int rc = co_await make_room(*file, blocks_of(offset, data.size()), take);
         if (rc != 0) co_return rc;
     }
     const std::size_t capacity = write_pool_->size();
@@ -240,6 +240,7 @@ Async<int> Store::truncate_now(std::uint64_t ino, std::uint64_t size) {
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr) co_return -ENOENT;
         if (!inode->is_regular()) co_return inode->is_directory() ? -EISDIR : -EINVAL;
+        if (inode->has(kEvicted)) co_return -ESTALE;
         if (read_only_) co_return -EROFS;
         file = InUse(*this, file_of(static_cast<InodeNumber>(ino)));
     }
@@ -286,7 +287,7 @@ Async<int> Store::truncate_now(std::uint64_t ino, std::uint64_t size) {
         if (size == inode.size) release_promise(*file, (size + kBlock - 1) / kBlock, ~std::uint64_t{0});
         if (size != 0 && size != inode.size) file->in_place = true;
         inode.size = size;
-        inode.mtime_ns = inode.ctime_ns = now_ns();
+        inodes_.modified(inode, now_ns());
         mark_dirty(*file);
         unused = file->handles == 0;
     }

@@ -61,7 +61,7 @@ std::string Checker::read_directory(Store& store, const std::string& name, Conte
     for (const auto id : ids) {
         std::string entry;
         Attributes found{};
-        if (!store.entry(directory.ino, id, entry, found)) return name + ": an entry is not there";
+        if (!store.entry(directory.ino, id, entry, found, false)) return name + ": an entry is not there";
         std::string problem = read_file(store, found, out[entry]);
         if (!problem.empty()) return std::string(name).append("/").append(entry).append(": ").append(problem);
     }
