@@ -130,18 +130,20 @@ Evicted Store::evict_some(std::uint64_t blocks, std::uint64_t files, EvictReason
     Evicted done;
     if (read_only_) return done;
     std::vector<InodeNumber> victims;
-    eviction_host_.takes_empty = reason == EvictReason::kNames;
+    eviction_host_.takes_empty = blocks == kAnyBlocks;
     const std::int64_t now = now_ns();
     if (now >= spare_less_until_ns_) spare_level_ = 0;
+    std::size_t part_level = 0;  // a tenant that has only young files is no reason to take everybody's
+    std::size_t& level = filter ? part_level : spare_level_;
     while (done.blocks < blocks && done.files < files) {
         victims.clear();
-        eviction_host_.spared_ns = kSpared[spare_level_];
+        eviction_host_.spared_ns = kSpared[level];
         policy_->victims(std::min(kPiece, (blocks - done.blocks) * format::kBlock), filter, victims);
         if (victims.empty()) {
-            if (spare_level_ + 1 == kSpared.size()) break;
+            if (level + 1 == kSpared.size()) break;
             // all there is was written just now; not found out anew for every page while that lasts
-            ++spare_level_;
-            spare_less_until_ns_ = now + kSparedLessFor;
+            ++level;
+            if (!filter) spare_less_until_ns_ = now + kSparedLessFor;
             continue;
         }
         for (const InodeNumber ino : victims) {
@@ -174,7 +176,7 @@ bool Store::make_metadata_space() {
             wake_committer();
             return false;
         }
-        const Evicted gone = evict_some(~std::uint64_t{0} / format::kBlock, 1, EvictReason::kNames, {});
+        const Evicted gone = evict_some(kAnyBlocks, 1, EvictReason::kNames, {});
         evicted_by_writers_ += gone.files;
         if (gone.files == 0) return false;
     }

@@ -49,8 +49,14 @@ enum class EvictReason : std::uint8_t {
     kSpace,    // its blocks were wanted
     kNames,    // the store had no room for more names
     kCommand,  // kvfsctl evict, kvfsctl drain
+    kQuota,    // its tenant wanted the room (quota.hpp)
+    kExpired,  // its time to live was over (sweep.hpp)
+    kOrphan,   // a temporary file of a dead writer
 };
-inline constexpr std::array<std::string_view, 3> kEvictReasons = {"space", "names", "command"};
+inline constexpr std::array<std::string_view, 6> kEvictReasons = {"space", "names",   "command",
+                                                                  "quota", "expired", "orphan"};
+// Of blocks, for who counts files: empty ones go too.
+inline constexpr std::uint64_t kAnyBlocks = ~std::uint64_t{0} / format::kBlock;
 
 // What the policy asks about files. The store's mutex is held.
 class EvictionHost final : public policy::Host {

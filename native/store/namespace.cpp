@@ -234,7 +234,10 @@ int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode,
         counters_.enospc.fetch_add(1, std::memory_order_relaxed);
         return -ENOSPC;
     }
-    if (Quota* const full = first_full(quotas_in(in), 0, 1)) return refuse(*full);
+    const QuotaList quotas = quotas_in(in);
+    while (Quota* const full = first_full(quotas, 0, 1)) {
+        if (!evict_within(*full, 0, 1)) return refuse(*full);
+    }
     const InodeNumber ino = inodes_.allocate(mode, owner);
     if (ino == 0) return -ENOSPC;
     if (add_name(in, name, ino) == 0) {
@@ -467,7 +470,10 @@ Async<int> Store::rename_now(std::uint64_t parent, std::string name, std::uint64
                 const auto file = find_file(names_.at(id).ino);
                 if (file && file->dirty && file->error == 0) unpublished = file->ino;
             }
-            const auto move = [&] { rc = rename_locked(parent, name, new_parent, new_name, flags, client); };
+            const auto move = [&] {
+                make_rename_fit(parent, name, new_parent);
+                rc = rename_locked(parent, name, new_parent, new_name, flags, client);
+            };
             if (unpublished == 0 && lender == nullptr) move();
             if (unpublished == 0 && lender != nullptr && !lender->use(move)) rc = -EIO;
         }

@@ -10,6 +10,8 @@ namespace kvfs::store {
 namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
+constexpr std::uint64_t kMoreThanNeeded = 64;  // this fraction of a quota is evicted at once
+constexpr std::uint64_t kAnyFiles = ~std::uint64_t{0};
 
 }  // namespace
 
@@ -191,6 +193,55 @@ int Store::refuse(Quota& quota) {
     return -EDQUOT;
 }
 
+// In evict mode, cold files below the quota make room for so much more, and for a little beyond that, so that the next
+// write need not look for victims again. Whether any went.
+bool Store::evict_within(const Quota& quota, std::uint64_t blocks, std::uint64_t files) {
+    const std::uint64_t most_blocks = quota.most_bytes / kBlock;
+    const bool lacks_blocks = !quota.has_room(blocks, 0);
+    if (!evicts_ || (lacks_blocks && blocks > most_blocks)) return false;
+    const auto is_below = [&](InodeNumber ino) {
+        const Inode* inode = inodes_.find(ino);
+        if (inode == nullptr || inode->nlink == 0) return false;
+        for (InodeNumber at = names_.at(inode->name).parent;; at = inodes_.find(at)->directory->parent) {
+            if (at == quota.directory) return true;
+            if (at == kRoot) return false;
+        }
+    };
+    std::uint64_t gone = 0;
+    if (lacks_blocks) {
+        const std::uint64_t over = quota.blocks + blocks - most_blocks;
+        gone +=
+            evict_some(std::max(over, most_blocks / kMoreThanNeeded), kAnyFiles, EvictReason::kQuota, is_below).files;
+    }
+    if (!quota.has_room(0, files)) {
+        const std::uint64_t over = quota.files + files - quota.most_files;
+        gone +=
+            evict_some(kAnyBlocks, std::max(over, quota.most_files / kMoreThanNeeded), EvictReason::kQuota, is_below)
+                .files;
+    }
+    return gone != 0;
+}
+
+// Before a rename into a full quota. What is in its way after that, rename_locked() meets.
+void Store::make_rename_fit(std::uint64_t parent, std::string_view name, std::uint64_t new_parent) {
+    if (!evicts_ || quotas_.is_idle() || parent == new_parent) return;
+    int error = 0;
+    if (directory(parent, error) == nullptr || directory(new_parent, error) == nullptr) return;
+    const NameId id = names_.find(static_cast<InodeNumber>(parent), name);
+    if (id == 0) return;
+    const InodeNumber moved = names_.at(id).ino;
+    const Inode& inode = *inodes_.find(moved);
+    if (inode.is_directory() ? !inode.directory->children.empty() : inode.nlink > 1) return;  // it will be EXDEV
+    const QuotaList before = quotas_in(static_cast<InodeNumber>(parent));
+    QuotaList after = quotas_in(static_cast<InodeNumber>(new_parent));
+    std::erase_if(after,
+                  [&](const auto& quota) { return std::find(before.begin(), before.end(), quota) != before.end(); });
+    const std::uint64_t blocks = inode.is_directory() ? 0 : charged_blocks(moved);
+    while (Quota* const full = first_full(after, blocks, 1)) {
+        if (!evict_within(*full, blocks, 1)) return;
+    }
+}
+
 // Whether a rename of `moved` (the only name that it loses is in `from`) is one that quotas allow.
 int Store::check_quotas_of_rename(InodeNumber moved, InodeNumber from, InodeNumber to, bool exchange) {
     if (from == to || quotas_.is_idle()) return 0;
@@ -213,7 +264,9 @@ Quota* Store::admit(File& file, std::uint64_t from, std::uint64_t to, std::uint6
     for (const auto& [start, end] : without_space(file, from, to)) blocks += end - start;
     if (blocks == 0) return nullptr;
     const QuotaList quotas = quotas_over(file.ino);
-    if (Quota* const full = first_full(quotas, blocks, 0)) return full;
+    while (Quota* const full = first_full(quotas, blocks, 0)) {
+        if (!evict_within(*full, blocks, 0)) return full;
+    }
     add(quotas, blocks, 0);
     file.charged += blocks;
     file.admitted += blocks;

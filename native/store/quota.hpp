@@ -11,6 +11,9 @@
 // clients write beside the final directory and rename. Of a directory that holds something it is refused with EXDEV, as
 // on ext4 and xfs, because counting a tree would stop the store for as long as that takes; mv(1) then copies.
 //
+// Over quota. In evict mode (--on-full) cold files below the same directory are evicted, never anybody else's, and the
+// request succeeds; with EDQUOT it fails where too few of them may go. In enospc mode it fails with EDQUOT at once.
+//
 // A quota is a limit, not a reservation: what is below it may be evicted when the store is full like anything else, and
 // the sum of all quotas may be more than the store has. How much it reaches over: not at all. What a write needs is
 // counted before it is let in (Store::Admission), so several writers at once cannot pass a limit together. Nothing that

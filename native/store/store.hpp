@@ -352,6 +352,8 @@ private:
     static Quota* first_full(const QuotaList& quotas, std::uint64_t blocks, std::uint64_t files);
     int refuse(Quota& quota);
     int check_quotas_of_rename(InodeNumber moved, InodeNumber from, InodeNumber to, bool exchange);
+    bool evict_within(const Quota& quota, std::uint64_t blocks, std::uint64_t files);
+    void make_rename_fit(std::uint64_t parent, std::string_view name, std::uint64_t new_parent);
     Quota* admit(File& file, std::uint64_t from, std::uint64_t to, std::uint64_t& admitted);
 
     // sweep.cpp
@@ -359,7 +361,6 @@ private:
     std::int64_t shortest_life() const;
     void sweep_pass(std::unique_lock<std::mutex>& guard, std::int64_t life);
     void sweep_slice(InodeNumber from, InodeNumber to, std::int64_t now, std::int64_t life);
-    void remove_names(InodeNumber ino, std::int64_t now);
 
     // Runs it to its end whoever started it; close() waits for that.
     void in_background(Async<int> task);

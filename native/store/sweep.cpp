@@ -73,7 +73,6 @@ void Store::sweep_pass(std::unique_lock<std::mutex>& guard, std::int64_t life) {
 
 // Inodes [from, to). The mutex is held.
 void Store::sweep_slice(InodeNumber from, InodeNumber to, std::int64_t now, std::int64_t life) {
-    bool removed = false;
     for (InodeNumber ino = from; ino < to; ++ino) {
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr || !inode->is_regular() || inode->nlink == 0) continue;
@@ -92,24 +91,8 @@ void Store::sweep_slice(InodeNumber from, InodeNumber to, std::int64_t now, std:
         (is_orphan ? counters_.orphans_removed : counters_.expired_removed).fetch_add(1, std::memory_order_relaxed);
         counters_.swept_bytes.fetch_add(bytes, std::memory_order_relaxed);
         if (is_orphan) say(20, "removed an orphaned temporary file: " + quoted(path_of(ino)));
-        remove_names(ino, now);
-        removed = true;
+        evict_file(ino, is_orphan ? EvictReason::kOrphan : EvictReason::kExpired);
     }
-    if (removed) log_.commit();
-}
-
-// The file goes by all its names, as by unlink, and the kernel is told. Logs, does not commit.
-void Store::remove_names(InodeNumber ino, std::int64_t now) {
-    const Inode& inode = *inodes_.find(ino);
-    while (inode.nlink > 0) {
-        const NameId id = inode.name;
-        const Name& name = names_.at(id);
-        const InodeNumber parent = name.parent;
-        raise(DropEvent{parent, std::string(name.view())});
-        lose_link(ino, id, now);
-        touch_directory(parent, now);
-    }
-    drop_file_if_idle(ino);
 }
 
 void Store::sweep_now(std::int64_t now) {

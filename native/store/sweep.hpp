@@ -15,8 +15,8 @@
 //
 // The sweeper is a thread of its own. It looks at every inode in turn, a slice at a time with the mutex free in
 // between, kSlice x kSlices of them a second, and starts again a tenth of the shortest of all times later, between a
-// second and a minute. With nothing to look for it sleeps. A removal is an unlink like any other: logged, with the
-// kernel's name invalidated. When the process dies in the middle of a pass, the next mount starts another.
+// second and a minute. With nothing to look for it sleeps. A removal is an eviction (eviction.hpp) for another reason,
+// whatever --on-full says. When the process dies in the middle of a pass, the next mount starts another.
 #pragma once
 
 #include <cstdint>

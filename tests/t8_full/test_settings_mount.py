@@ -31,7 +31,7 @@ pytestmark = pytest.mark.kvfs_only
 
 @pytest.fixture(scope="module")
 def kvfs_mount() -> Iterator[TestMount]:
-    mount = make_test_mount("512M")
+    mount = make_test_mount("512M", ("--on-full", "enospc"))
     try:
         yield mount
         assert isinstance(mount, KvfsMount)
@@ -241,3 +241,28 @@ def test_clients_that_ask_for_space_first(tree: Path) -> None:
                 fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 5 * MIB)
         assert os.pwrite(fd, os.urandom(MIB), 0) == MIB
     assert os.getxattr(tree, "user.kvfs.usage.bytes") == b"%d" % MIB
+
+
+def test_a_tenant_of_an_evicting_mount(tmp_path: Path) -> None:
+    """It may write for ever: its own oldest pages go, and the names that the kernel knew with them."""
+    mount = make_test_mount("256M")
+    try:
+        tenant, other = mount / "tenant", mount / "other"
+        tenant.mkdir()
+        other.mkdir()
+        direct_write(other / "page", MIB)
+        kept = read_file(other / "page")
+        kvfsctl("quota", "set", tenant, "--bytes", "8M")
+        direct_write(tenant / "pinned", MIB)
+        kvfsctl("pin", tenant / "pinned", "--for", "1h")
+        for number in range(32):
+            assert direct_write(tenant / f"page{number}", MIB) == MIB
+            os.stat(tenant / f"page{number}")
+        names = os.listdir(tenant)
+        assert len(names) == 8
+        assert {"pinned", "page31"} <= set(names)
+        assert not os.path.exists(tenant / "page0")
+        assert read_file(other / "page") == kept
+        assert kvfsctl("quota", "show", tenant)["bytes"] == 8 * MIB == blocks_below(tenant)
+    finally:
+        close_test_mount(mount)

@@ -63,16 +63,19 @@ def set_(client: Client, ino: int, name: bytes, value: bytes) -> None:
 def test_orphans(client: Client) -> None:
     for name in (*TEMPORARY, *FINISHED):
         client.create(ROOT, name.encode(), b"x" * 5000)
+    for name in TEMPORARY[:2]:  # the kernel has these in its cache of names
+        assert client.store.lookup(ROOT, name.encode())
     sweep(client, HOUR - 60)
     assert len(client.names()) == len(TEMPORARY) + len(FINISHED)
     sweep(client, HOUR + 60)
     assert sorted(client.names()) == sorted(name.encode() for name in FINISHED)
     counters = client.store.statistics()["sweep"]
     assert counters["orphans_removed_total"] == len(TEMPORARY)
+    assert client.store.statistics()["eviction"]["files_total"]["orphan"] == len(TEMPORARY)
     assert counters["removed_bytes_total"] == 8192 * len(TEMPORARY)
     client.drain()
     dropped = [event[2].decode() for event in client.events if event[0] == "drop"]
-    assert sorted(dropped) == sorted(TEMPORARY), "the kernel has to be told"
+    assert sorted(dropped) == sorted(TEMPORARY[:2]), "the kernel has to be told"
     for name in FINISHED:
         assert client.content(ROOT, name.encode()) == b"x" * 5000
 
