@@ -20,7 +20,8 @@ bool Checkpoint::gives_space() const {
 }
 
 bool Checkpoint::is_due() const {
-    return store_.checkpoint_wanted_ || store_.log_bytes_since_checkpoint_ > store_.log_pace() ||
+    // before the limit: clients go on while it is written
+    return store_.checkpoint_wanted_ || store_.log_bytes_since_checkpoint_ > store_.log_limit() / 4 * 3 ||
            store_.log_segments_.size() > 6 + store_.checkpoint_segments_.size() || gives_space();
 }
 
@@ -96,7 +97,8 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
     Store& s = store_;
     int rc = s.write_pending(guard, true);
     if (rc != 0) return rc;
-    const LogPosition start = s.log_position_;  // the buffer is empty and the mutex is held: nothing lies in between
+    const LogPosition start = s.log_position_;  // all before it is in memory, and so in what is serialised from here on
+    const std::uint64_t log_bytes_before = s.log_bytes_since_checkpoint_;
     position_ = {};
     position_.sequence = 1;
     rc = next_segment(guard);
@@ -166,7 +168,7 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
     const auto keep = std::find(s.log_segments_.begin(), s.log_segments_.end(), static_cast<SegmentId>(start.segment));
     for (auto it = s.log_segments_.begin(); it != keep; ++it) s.segments_.release_metadata(*it, 0);
     s.log_segments_.erase(s.log_segments_.begin(), keep);
-    s.log_bytes_since_checkpoint_ = 0;
+    s.log_bytes_since_checkpoint_ -= log_bytes_before;
     s.counters_.checkpoints.fetch_add(1, std::memory_order_relaxed);
     s.counters_.checkpoint_bytes.fetch_add(bytes_, std::memory_order_relaxed);
     return 0;

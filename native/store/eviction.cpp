@@ -172,7 +172,7 @@ bool Store::make_metadata_space() {
     while (!has_metadata_space()) {
         if (!evicts_) return false;
         // each eviction lengthens the log, which must not run out of segments before a checkpoint makes it short
-        if (log_bytes_since_checkpoint_ + log_.bytes() > 2 * log_pace()) {
+        if (log_bytes_since_checkpoint_ + log_.bytes() > log_limit() + sb_.segment_size) {
             wake_committer();
             return false;
         }

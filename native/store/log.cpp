@@ -125,19 +125,19 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     return 0;
 }
 
-// Writes all that is pending. With sync_after, or when somebody waits, makes it durable too.
+// Writes all that is pending now; under clients that never pause there is always more, and the committer has
+// checkpoints to make as well. With sync_after, or when somebody waits, makes it durable too.
 int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
     int rc = 0;
-    for (;;) {
-        for (const InodeNumber ino : touched_directories_) {
-            const Inode* inode = inodes_.find(ino);
-            if (inode != nullptr && inode->is_directory() && inode->nlink != 0) {
-                log_.writer().inode(body_of(ino, *inode), {});
-            }
+    for (const InodeNumber ino : touched_directories_) {
+        const Inode* inode = inodes_.find(ino);
+        if (inode != nullptr && inode->is_directory() && inode->nlink != 0) {
+            log_.writer().inode(body_of(ino, *inode), {});
         }
-        touched_directories_.clear();
-        log_.commit();
-        if (log_.empty()) break;
+    }
+    touched_directories_.clear();
+    const std::uint64_t wanted = log_.commit();
+    while (lsn_written_ < wanted && !log_.empty()) {
         const std::size_t limit = std::min<std::size_t>(kFrameBytes, sb_.segment_size - 4 * format::kBlock);
         const LogBuffer::Chunk chunk = log_.take(limit);
         const std::uint64_t lsn = chunk.lsn;

@@ -186,7 +186,8 @@ int Store::getattr(std::uint64_t ino, Attributes& out) {
 }
 
 int Store::setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
@@ -218,7 +219,8 @@ int Store::setattr(std::uint64_t ino, const SetAttributes& set, Attributes& out)
 
 int Store::make(std::uint64_t parent, std::string_view name, std::uint32_t mode, Owner owner, std::string_view target,
                 bool defer_log, Attributes& out) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     if (const int rc = check_writable(name); rc != 0) return rc;
     if (S_ISBLK(mode) || S_ISCHR(mode)) return -EPERM;
     if (S_ISLNK(mode) && target.size() > kTargetMax) return -ENAMETOOLONG;
@@ -300,7 +302,8 @@ void Store::lose_link(InodeNumber ino, NameId id, std::int64_t now) {
 }
 
 int Store::link(std::uint64_t ino, std::uint64_t parent, std::string_view name, Attributes& out) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     if (const int rc = check_writable(name); rc != 0) return rc;
     Inode* inode = inodes_.find(ino);
     int error = 0;
@@ -338,7 +341,8 @@ int Store::find_to_remove(std::uint64_t parent, std::string_view name, NameId& i
 }
 
 int Store::unlink(std::uint64_t parent, std::string_view name, std::uint64_t& ino) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     NameId id = 0;
     if (const int rc = find_to_remove(parent, name, id); rc != 0) return rc;
     const InodeNumber victim = names_.at(id).ino;
@@ -354,7 +358,8 @@ int Store::unlink(std::uint64_t parent, std::string_view name, std::uint64_t& in
 }
 
 int Store::rmdir(std::uint64_t parent, std::string_view name, std::uint64_t& ino) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     NameId id = 0;
     if (const int rc = find_to_remove(parent, name, id); rc != 0) return rc;
     const InodeNumber victim = names_.at(id).ino;
@@ -589,7 +594,8 @@ void Store::touch_atime(std::uint64_t ino) {
 
 int Store::setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
                     std::optional<std::uint32_t> caller) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
@@ -663,7 +669,8 @@ int Store::listxattr(std::uint64_t ino, std::vector<std::string>& out) {
 }
 
 int Store::removexattr(std::uint64_t ino, std::string_view name, std::optional<std::uint32_t> caller) {
-    const std::lock_guard guard(mutex_);
+    std::unique_lock guard(mutex_);
+    wait_for_log(guard);
     if (read_only_) return -EROFS;
     Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;

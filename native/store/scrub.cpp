@@ -17,6 +17,7 @@ namespace kvfs::store {
 // One round of reads. Shared with the task that waits for the device, which may have to wait for longer than the
 // thread.
 struct ScrubReads {
+    explicit ScrubReads(uring::Buffer memory) : buffer(std::move(memory)) {}
     struct Read {
         const Granule* granule;  // the thread's
         std::uint64_t device = 0;

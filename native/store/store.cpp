@@ -326,10 +326,26 @@ bool Store::has_space(std::uint64_t blocks) {
     return false;
 }
 
-// The log may grow to this many bytes before a checkpoint makes it short again.
-std::uint64_t Store::log_pace() const {
+// The log may grow to this many bytes, what is to be written included, before a checkpoint makes it short again.
+std::uint64_t Store::log_limit() const {
     constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
     return std::max(std::min(kMost, sb_.segment_count * sb_.segment_size / 32), sb_.checkpoint_bytes);
+}
+
+// Whoever changes names faster than the log is written and made short waits here, before anything is looked at: the
+// segments that the log would take beyond its limit are promised to nobody. The committer, which ends the wait, needs
+// nothing of those who wait. When a checkpoint cannot be made (there is no room, the device fails) they go on to
+// where they are told so.
+void Store::wait_for_log(std::unique_lock<std::mutex>& guard) {
+    const auto is_short = [this] {
+        return log_bytes_since_checkpoint_ + log_.bytes() <= log_limit() || read_only_ || log_error_ != 0 || stop_;
+    };
+    if (is_short()) return;
+    checkpoint_wanted_ = true;
+    wake_committer();
+    // the one that is under way may have begun before the log was long
+    const auto enough = checkpoint_attempts_ + 2;
+    checkpoint_done_.wait(guard, [&] { return is_short() || checkpoint_attempts_ >= enough; });
 }
 
 // Names cost log and checkpoint space, which data must not have taken when they need it: the reserve grows with
@@ -337,7 +353,7 @@ std::uint64_t Store::log_pace() const {
 void Store::expect_metadata() {
     constexpr std::uint64_t kInodeBytes = 200;  // an inode's record with one extent, and its name's without the text
     const std::uint64_t checkpoint = (inodes_.count() + 1) * kInodeBytes + names_.bytes() + inodes_.xattr_bytes;
-    segments_.expect_metadata(2 * checkpoint + std::max(log_pace(), checkpoint));
+    segments_.expect_metadata(2 * checkpoint + std::max(log_limit(), checkpoint));
 }
 
 bool Store::has_metadata_space() {

@@ -309,7 +309,8 @@ private:
     int find_to_remove(std::uint64_t parent, std::string_view name, NameId& id);
     void expect_metadata();
     bool has_metadata_space();
-    std::uint64_t log_pace() const;
+    std::uint64_t log_limit() const;
+    void wait_for_log(std::unique_lock<std::mutex>& guard);
 
     // files with state (the mutex is held)
     class InUse;
@@ -592,7 +593,7 @@ private:
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
-    bool checkpoint_wanted_ = false;  // by the scrubber: the one on the device is damaged
+    bool checkpoint_wanted_ = false;  // by the scrubber (damage on the device), or by who waits for a short log
     unsigned threads_ = 0;            // that have not ended
     std::condition_variable threads_done_;
     std::uint64_t checkpoint_attempts_ = 0;

@@ -190,3 +190,11 @@ def check_clean(path: Path) -> dict[str, Any]:
     assert report["problems"] == []
     assert report["problem_count"] == 0
     return report
+
+
+def still(volume: Path) -> bytes:
+    """The store as it is at one instant: two looks find the same, so the committer has written nothing meanwhile."""
+    image = volume.read_bytes()
+    while (again := volume.read_bytes()) != image:
+        image = again
+    return image

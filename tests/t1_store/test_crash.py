@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from client import BLOCK, DIRECTORY, FILE, INO, MIB, ROOT, Client, check_clean, make_volume, opened_volume
+from client import BLOCK, DIRECTORY, FILE, INO, MIB, ROOT, Client, check_clean, make_volume, opened_volume, still
 from victim import NAMES, page
 
 from kvfs.store import format as kvfs1
@@ -30,7 +30,7 @@ def noise(seed: object, size: int) -> bytes:
 def crashed(volume: Path) -> Iterator[Client]:
     """A client on a copy of ``volume`` as it is now; the copy passes fsck before and after."""
     copy = volume.with_name("crashed.kvfs")
-    copy.write_bytes(volume.read_bytes())
+    copy.write_bytes(still(volume))
     check_clean(copy)
     with opened_volume(copy) as client:
         yield client
@@ -149,7 +149,7 @@ def test_crash_after_crash(volume: Path) -> None:
                 del expected[gone]
                 client.fsync(ROOT)
             successor = image.with_name(f"after-{round_number}.kvfs")
-            successor.write_bytes(image.read_bytes())
+            successor.write_bytes(still(image))
         check_clean(successor)
         image = successor
 
@@ -249,7 +249,7 @@ def test_every_prefix_of_the_log_is_a_state_that_was(
 ) -> None:
     with opened_volume(volume) as client:
         states = [contents(client), *(contents(client) for _ in scenario(client))]
-        image = volume.read_bytes()
+        image = still(volume)
     frames = log_frames(image)
     reached = 0
     copy = volume.with_name("cut.kvfs")

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from client import BLOCK, BLOCKS, FILE, INO, MIB, ROOT, SIZE, Client, check_clean, fails, opened_volume
+from client import BLOCK, BLOCKS, FILE, INO, MIB, ROOT, SIZE, Client, check_clean, fails, opened_volume, still
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 PUNCH = PUNCH_HOLE | KEEP_SIZE
@@ -172,7 +172,7 @@ class TestPromise:
                 fallocate(client, ino, 0, 0, MIB)
                 client.fsync(ino)
                 crashed = volume.with_name("crashed.kvfs")
-                crashed.write_bytes(volume.read_bytes())
+                crashed.write_bytes(still(volume))
         check_clean(crashed)
         with opened_volume(crashed) as client:
             assert client.content(ROOT, b"file") == b"abc".ljust(MIB, b"\0")
@@ -246,7 +246,7 @@ class TestZeros:
         with opened_volume(volume) as client:
             ino = client.create(ROOT, b"file", old, durable=True)
             before = volume.with_name("before.kvfs")
-            before.write_bytes(volume.read_bytes())
+            before.write_bytes(still(volume))
             with client.opened(ino, write=True):
                 if length > MIB and mode != PUNCH:
                     with fails(errno.ENOSPC):
@@ -255,10 +255,10 @@ class TestZeros:
                 fallocate(client, ino, mode, offset, length)
                 assert client.read(ino) == expected
                 uncommitted = volume.with_name("uncommitted.kvfs")
-                uncommitted.write_bytes(volume.read_bytes())
+                uncommitted.write_bytes(still(volume))
                 client.fsync(ino)
                 fsynced = volume.with_name("fsynced.kvfs")
-                fsynced.write_bytes(volume.read_bytes())
+                fsynced.write_bytes(still(volume))
         check_clean(volume)
         for image, content in [(uncommitted, old), (fsynced, expected), (volume, expected)]:
             check_clean(image)
@@ -325,7 +325,7 @@ class TestZeros:
                         model[block * BLOCK : (block + 1) * BLOCK] = noise(round_number, BLOCK)
                     client.fsync(ino)
                     crashed = volume.with_name("crashed.kvfs")
-                    crashed.write_bytes(volume.read_bytes())
+                    crashed.write_bytes(still(volume))
                     check_clean(crashed)
                     with opened_volume(crashed) as after:
                         assert after.content(ROOT, b"file") == model

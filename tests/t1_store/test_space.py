@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from client import BLOCK, FILE, INO, MIB, ROOT, SIZE, Client, check_clean, fails, opened_volume
+from client import BLOCK, FILE, INO, MIB, ROOT, SIZE, Client, check_clean, fails, opened_volume, still
 
 PAGE = 64 * 1024
 CROWD = Path(__file__).with_name("crowd.py")
@@ -230,7 +230,7 @@ def test_a_full_store_that_crashed_can_be_opened(volume: Path) -> None:
         names = fill(client, b"fill")
         client.sync()
         copy = volume.with_name("crashed.kvfs")
-        copy.write_bytes(volume.read_bytes())
+        copy.write_bytes(still(volume))
     for _ in range(3):  # recovered, and crashed again at once
         with opened_volume(copy) as again:
             check_pages(again, names)

@@ -36,7 +36,7 @@ def check_present(client: Client, numbers: list[int]) -> None:
 
 
 def evictions(client: Client) -> dict[str, int]:
-    """Files, by reason."""
+    """Files, by reason; also the reasons that nothing went for."""
     files: dict[str, int] = client.store.statistics()["eviction"]["files_total"]
     return files
 
@@ -54,7 +54,7 @@ def test_fill_three_times(volume: Path) -> None:
         left = present(client, count)
         check_present(client, left)
         assert len(left) * PAGE > 0.85 * capacity(client), "no more is evicted than is needed"
-        assert evictions(client) == {"space": count - len(left), "names": 0, "command": 0}
+        assert {reason: files for reason, files in evictions(client).items() if files} == {"space": count - len(left)}
     check_clean(volume)
     with opened_volume(volume, evict=True) as client:
         assert present(client, count) == left
@@ -225,20 +225,10 @@ def test_nothing_goes_for_a_wish_that_cannot_be_granted(volume: Path) -> None:
 def test_names_make_room_for_names(tmp_path: Path) -> None:
     """Metadata alone fills a store: then the coldest files go, empty ones too."""
     volume = make_volume(tmp_path / "small.kvfs", size=16 * MIB)
-    count = 30_000
+    count = 60_000
     with opened_volume(volume, evict=True) as client:
         for number in range(count):
-            ino = 0
-            while not ino:
-                try:
-                    ino = client.store.mknod(ROOT, b"%0200d" % number, FILE, 0, 0)[INO]
-                except OSError as error:  # a checkpoint is due first: nobody waits inside a create
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    client.sync()
-            client.store.forget(ino, 1)
-            if number % 256 == 255:  # a client that never waits at all outruns the log of so small a store
-                client.sync()
+            client.store.forget(client.store.mknod(ROOT, b"%0200d" % number, FILE, 0, 0)[INO], 1)
         assert evictions(client)["names"] > 0
         names = client.names()
         assert b"%0200d" % (count - 1) in names
