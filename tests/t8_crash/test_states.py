@@ -34,8 +34,9 @@ def test_every_state_keeps_the_promises(program: Path, tmp_path: Path, states: i
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
     checked = dict(re.findall(r"^(\w+) +(\d+) states", result.stdout, re.M))
     assert tuple(checked) == WORKLOADS, result.stdout
-    # prefixes and random subsets of each; those of the workload with many names cost the most, so there are fewer
-    assert all(int(number) >= states for number in checked.values()), result.stdout
+    # prefixes and random subsets of each; the workload with many names costs the most, so it has fewer
+    least = dict.fromkeys(WORKLOADS, states) | {"checkpoint": states * 4 // 5}
+    assert all(int(checked[name]) >= least[name] for name in WORKLOADS), result.stdout
     assert states < 2000 or sum(map(int, checked.values())) >= 20_000, result.stdout
 
 
