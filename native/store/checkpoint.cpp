@@ -26,6 +26,7 @@ bool Checkpoint::is_due() const {
 }
 
 int Checkpoint::next_segment(std::unique_lock<std::mutex>& guard) {
+    if (store_.segments_.free_count() <= 1) return -ENOSPC;  // the last one is the log's
     const auto id = store_.segments_.take_for_metadata();
     if (!id) return -ENOSPC;
     segments_.push_back(*id);

@@ -130,7 +130,7 @@ bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, st
     if (rc != 0) return false;
 
     Places places;
-    if (!take_places(extent.blocks, lease, 0, places)) rc = -ENOSPC;
+    if (!take_places(extent.blocks, lease, kept_for_metadata(), places)) rc = -ENOSPC;
     guard.unlock();
     open_segments(places);
     Pieces pieces;

@@ -84,6 +84,13 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     const std::uint64_t need = format::frame_bytes(chunk.payload.size());
     if (log_position_.offset + need + format::kBlock >
         sb_.segment_size) {  // one block stays for the frame that points on
+        if (segments_.free_count() == 0 && segments_.would_collect(lsn_durable_)) {
+            const std::uint64_t written = lsn_written_;
+            if (const int rc = flush_device(guard); rc != 0) return rc;
+            lsn_durable_ = std::max(lsn_durable_, written);
+            log_flushed_ = log_position_.sequence;
+        }
+        if (segments_.free_count() == 0) segments_.collect(lsn_durable_);
         const auto next = segments_.take_for_metadata();
         if (!next) return -ENOSPC;
         const std::uint64_t generation = segments_.at(*next).generation;

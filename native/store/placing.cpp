@@ -116,7 +116,7 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
             const std::uint64_t before = segments_.live_blocks();
             // this space was promised when the bytes were taken: once cleaning is at its end, the reserve keeps the
             // promise
-            done = take_places(blocks, file.lease, cleaner_stuck_ ? 2 : segments_.reserve(), places);
+            done = take_places(blocks, file.lease, cleaner_stuck_ ? kept_for_metadata() : segments_.reserve(), places);
             reserved_blocks_ -= segments_.live_blocks() - before;
             if (!done && cleaner_stuck_ && evicts_ &&
                 evict_some(segments_.blocks(), kMostEvicted, EvictReason::kSpace, {}).files != 0) {

@@ -332,6 +332,12 @@ std::uint64_t Store::log_limit() const {
     return std::max(std::min(kMost, sb_.segment_count * sb_.segment_size / 32), sb_.checkpoint_bytes);
 }
 
+// Free segments that no data takes, not even the cleaner's: the log's next, without which the store turns read-only,
+// and those of a checkpoint, which gives back the log's. The cleaner has at least one beyond them.
+std::uint64_t Store::kept_for_metadata() const {
+    return std::min(2 + sb_.checkpoint_bytes / sb_.segment_size, segments_.reserve() - 1);
+}
+
 // Whoever changes names faster than the log is written and made short waits here, before anything is looked at: the
 // segments that the log would take beyond its limit are promised to nobody. The committer, which ends the wait, needs
 // nothing of those who wait. When a checkpoint cannot be made (there is no room, the device fails) they go on to

@@ -310,6 +310,7 @@ private:
     void expect_metadata();
     bool has_metadata_space();
     std::uint64_t log_limit() const;
+    std::uint64_t kept_for_metadata() const;
     void wait_for_log(std::unique_lock<std::mutex>& guard);
 
     // files with state (the mutex is held)
