@@ -165,9 +165,9 @@ def test_nothing_acknowledged_is_lost_by_recover(mount: KvfsMount) -> None:
     fault(mount, ["write", "sync"], "error")
     with fails():
         write(mount / "during", b"d" * 5000, durable=True)
+    wait_for(lambda: health(mount)["state"] == "read-only", "a write of the log that fails")
     ask(mount.path, "fault-clear")
     run_command("kvfsctl", "recover", mount)
-    os.sync()
     mount.kill9()
     for name in names:
         assert (mount / name).read_bytes() == name.encode() * 1000
