@@ -53,7 +53,6 @@ uring::Detached Splitter::open_later(RequestHandle request, std::uint64_t ino, s
         // A buffered reader of a cold page will want all of it: it goes straight into the memory that is served. An
         // O_DIRECT reader says that it keeps its own copy.
         if (page == nullptr && (flags & O_DIRECT) == 0 && writers(ino).all == 0) {
-            request->takes_long();  // memory is made, cleared and pinned for all of the file
             if (co_await tier_->stage(ino) != nullptr) page = tier_->opened(ino);
         }
     }
@@ -171,7 +170,6 @@ void Splitter::flush(RequestHandle request) {
     if (handle == nullptr) return malformed(std::move(request));
     if (!handle->writable) return request.reply(0);
     request->arguments_done();
-    if (handle->mapped_page() != nullptr) request->takes_long();  // all of it is looked at
     answer_status(std::move(request), write_out(handle->ino, handle->mapped_page(), false));
 }
 
@@ -180,7 +178,6 @@ void Splitter::fsync(RequestHandle request) {
     const Handle* handle = in == nullptr ? nullptr : handles_.find(in->fh);
     if (handle == nullptr) return malformed(std::move(request));
     request->arguments_done();
-    if (handle->mapped_page() != nullptr) request->takes_long();  // all of it is looked at
     answer_status(std::move(request), write_out(handle->ino, handle->mapped_page(), true));
 }
 

@@ -57,8 +57,6 @@ public:
     [[nodiscard]] virtual uring::Buffer take_buffer() { return {}; }
     // in() and rest() will not be asked again: what holds them may serve another request. header() stays.
     virtual void arguments_done() {}
-    // What comes now on the loop's own thread is more than looking something up: others should take requests meanwhile.
-    virtual void takes_long() {}
 
 protected:
     friend class RequestHandle;
