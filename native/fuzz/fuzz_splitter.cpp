@@ -90,7 +90,7 @@ class FuzzRequest final : public splitter::Request {
 public:
     FuzzRequest(std::shared_ptr<Ledger> ledger, const fuse_in_header& header, const std::string& args, bool apart)
         : ledger_(std::move(ledger)), copy_(header), args_memory_(args.size()) {
-        std::memcpy(args_memory_.data(), args.data(), args.size());
+        if (!args.empty()) std::memcpy(args_memory_.data(), args.data(), args.size());
         header_ = &copy_;
         args_ = args_memory_;
         // as a ring has it: the structure here, names and data elsewhere
