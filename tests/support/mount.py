@@ -7,6 +7,7 @@ The daemon's process id is found as the process that has the store open: that ne
 and is right also when the daemon is what is broken.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -22,6 +23,9 @@ from pathlib import Path
 from typing import Any
 
 COMMAND_TIMEOUT = 60  # s: a command that needs longer hangs
+# What calls into a mount end with when its daemon is killed or its connection aborted: before it, in the kernel's queue
+# or in the daemon's hands; ECANCELED comes of requests that were in a ring (FUSE over io_uring).
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED, errno.ENODEV, errno.EIO, errno.EINTR)
 _BINARIES = Path(sys.executable).parent
 _PROBLEM = re.compile(r"\b(WARNING|ERROR|CRITICAL|Traceback)\b|Sanitizer|terminate called")
 

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 from support.expect import opened, read_file, write_all
-from support.mount import KvfsMount, TestMount, close_test_mount, is_mounted, make_test_mount, run_command, wait_for
+from support.mount import (
+    GONE,
+    KvfsMount,
+    TestMount,
+    close_test_mount,
+    is_mounted,
+    make_test_mount,
+    run_command,
+    wait_for,
+)
 from support.pages import make_page, page_version
 from support.process import Child
 from wire import MKDIR, ROOT, Wire
@@ -22,7 +31,6 @@ from wire import MKDIR, ROOT, Wire
 WRITERS = 4
 PAGES = 20  # of each writer
 SIZES = (4096, 70_000, 1 << 20)
-GONE = (errno.ENOTCONN, errno.ECANCELED, errno.ECONNABORTED, errno.ENODEV, errno.EIO, errno.EINTR)
 
 pytestmark = pytest.mark.kvfs_only
 

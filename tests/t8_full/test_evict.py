@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.mount import CommandError, KvfsMount, close_test_mount, make_test_mount, run_command
+from support.mount import GONE, CommandError, KvfsMount, close_test_mount, make_test_mount, run_command
 from support.styles import MIB, STYLES, LlmdFs, LmcacheDisk, SglangFile, Style, VllmTier, check_page, page_bytes
 
 pytestmark = pytest.mark.kvfs_only
@@ -133,7 +133,7 @@ def test_after_kill_9() -> None:
                     if evicted_files(mount) > 0:
                         begun.set()
             except OSError as error:
-                if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+                if error.errno not in GONE:
                     wrong.append(error)
             finally:
                 begun.set()
