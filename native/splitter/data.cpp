@@ -1,8 +1,11 @@
 // Bytes: READ and WRITE.
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <optional>
 
 #include "splitter/splitter.hpp"
 
@@ -26,7 +29,7 @@ void Splitter::read(RequestHandle request) {
         }
     }
     request->arguments_done();
-    // a slow device may keep the memory for longer than the client is to wait: then it gets memory of the store's
+    // memory that a slow device keeps has to be replaced: it gets memory of the store's
     if (request->reply_memory().size() >= format::round_up(size, format::kBlock) && offset % format::kBlock == 0 &&
         !store_->is_device_slow()) {
         read_in_place(std::move(request), ino, offset, size);
@@ -45,16 +48,47 @@ uring::Detached Splitter::read_later(RequestHandle request, std::uint64_t ino, s
     }
 }
 
-// The device writes into the memory that the kernel takes the answer from.
+namespace {
+
+// What a read in place owns while the device may write into its memory. Whoever lets go of it last, the read or the
+// client, ends it.
+struct InPlace {
+    explicit InPlace(Request::DeviceMemory given) : memory(std::move(given)) {}
+    InPlace(const InPlace&) = delete;
+    InPlace& operator=(const InPlace&) = delete;
+    ~InPlace() {
+        // nobody looks at these pages any more
+        if (is_left) madvise(memory.bytes.data(), memory.bytes.size(), MADV_REMOVE);
+    }
+
+    Request::DeviceMemory memory;
+    bool is_left = false;                  // the request has other memory
+    std::optional<RequestHandle> request;  // that has to wait for the device: EIO at the end
+};
+
+}  // namespace
+
+// The device writes into the memory that the kernel takes the answer from. When it is late, the client is told so and
+// the memory stays the device's.
 uring::Detached Splitter::read_in_place(RequestHandle request, std::uint64_t ino, std::uint64_t offset,
                                         std::uint32_t size) {
-    const std::span<std::byte> memory = request->reply_memory().first(format::round_up(size, format::kBlock));
-    const std::int64_t n = co_await store_->read_into(ino, offset, memory);
-    if (n < 0) {
-        fail(std::move(request), static_cast<int>(n));
-    } else {
+    const std::size_t room = format::round_up(size, format::kBlock);
+    auto mine = std::make_shared<InPlace>(request->device_memory());
+    const std::int64_t n =
+        co_await store_->read_into(ino, offset, mine->memory.bytes.first(room), uring::Priority::kDemand, mine);
+    if (n >= 0) {
+        const std::span<std::byte> memory = request->reply_memory();
         request.reply(memory.first(std::min<std::uint64_t>(static_cast<std::uint64_t>(n), size)));
+        co_return;
     }
+    if (mine.use_count() > 1) {  // the read goes on
+        mine->is_left = request->leave_memory_to_device();
+        if (!mine->is_left) {
+            mine->request.emplace(std::move(request));
+            co_return;
+        }
+    }
+    fail(std::move(request), static_cast<int>(n));
 }
 
 void Splitter::write(RequestHandle request) {

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -52,6 +53,15 @@ public:
     // Page-aligned memory from which an answer's payload goes out without a further copy when it is the only part of
     // the reply; empty when the loop has none. As large as the largest answer that the kernel may ask for.
     [[nodiscard]] virtual std::span<std::byte> reply_memory() { return {}; }
+    // The same memory at an address for devices: it stays while `owner` lives, also once the request has been answered.
+    struct DeviceMemory {
+        std::span<std::byte> bytes;
+        std::shared_ptr<const void> owner;
+    };
+    [[nodiscard]] virtual DeviceMemory device_memory() { return {}; }
+    // The request is about to be answered while a device may still write into device_memory(): puts other memory into
+    // the place of reply_memory(). False when there is none to be had: the request must wait for the device.
+    virtual bool leave_memory_to_device() { return false; }
     // Of a WRITE: gives away the buffer with the data, which begins at kDataAt. Empty when the loop keeps its memory;
     // header(), in() and rest() stay valid as long as the buffer lives.
     [[nodiscard]] virtual uring::Buffer take_buffer() { return {}; }

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <string>
+#include <utility>
 
 #include "splitter/uring_worker.hpp"
 
@@ -15,11 +18,14 @@ constexpr int kFirstKernelError = 512;
 
 }  // namespace
 
-void UringEntry::bind(UringWorker& worker, unsigned queue, UringRequestHeader& head, std::span<std::byte> payload) {
+void UringEntry::bind(UringWorker& worker, unsigned queue, UringRequestHeader& head, std::span<std::byte> payload,
+                      std::span<std::byte> device, std::shared_ptr<const Mapping> owner) {
     worker_ = &worker;
     queue_ = queue;
     head_ = &head;
     memory_ = payload;
+    device_memory_ = device;
+    owner_ = std::move(owner);
     vectors_[0] = {&head, sizeof(head)};
     vectors_[1] = {payload.data(), payload.size()};
     header_ = reinterpret_cast<const fuse_in_header*>(head.in_out);
@@ -34,6 +40,18 @@ void UringEntry::received() {
     const std::size_t first = header_->len > apart ? header_->len - apart : 0;
     args_ = Bytes(head_->first_argument, std::min(first, sizeof(head_->first_argument)));
     payload_ = Bytes(memory_.data(), payload);
+}
+
+bool UringEntry::leave_memory_to_device() {
+    std::byte* place = memory_.data();
+    try {
+        owner_ = map_twice(place, memory_.size());
+    } catch (const std::exception& error) {
+        worker_->say(std::string("a read that came late keeps its client waiting: ") + error.what());
+        return false;
+    }
+    device_memory_ = owner_->memory();
+    return true;
 }
 
 bool UringEntry::gather(std::span<const iovec> parts, std::size_t& size) {

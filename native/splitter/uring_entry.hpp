@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
+#include "splitter/mapped_twice.hpp"
 #include "splitter/request.hpp"
 #include "splitter/uring_protocol.hpp"
 
@@ -16,12 +18,15 @@ class UringWorker;
 
 class UringEntry final : public Request {
 public:
-    // `payload` is page-aligned.
-    void bind(UringWorker& worker, unsigned queue, UringRequestHeader& head, std::span<std::byte> payload);
+    // `payload` is page-aligned; `device`: the same memory where devices find it, `owner`'s.
+    void bind(UringWorker& worker, unsigned queue, UringRequestHeader& head, std::span<std::byte> payload,
+              std::span<std::byte> device, std::shared_ptr<const Mapping> owner);
     // The kernel has filled the memory with a request.
     void received();
 
     [[nodiscard]] std::span<std::byte> reply_memory() override { return memory_; }
+    [[nodiscard]] DeviceMemory device_memory() override { return {device_memory_, owner_}; }
+    bool leave_memory_to_device() override;
     [[nodiscard]] unsigned queue() const { return queue_; }
     [[nodiscard]] std::uint64_t commit_id() const { return commit_id_; }
     [[nodiscard]] const iovec* vectors() const { return vectors_; }
@@ -38,6 +43,8 @@ private:
     UringWorker* worker_ = nullptr;
     UringRequestHeader* head_ = nullptr;
     std::span<std::byte> memory_;
+    std::span<std::byte> device_memory_;  // memory_ at its second address
+    std::shared_ptr<const Mapping> owner_;
     iovec vectors_[2] = {};  // header and payload, for the registration
     std::uint64_t commit_id_ = 0;
     unsigned queue_ = 0;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "splitter/cpus.hpp"
+#include "splitter/mapped_twice.hpp"
 
 namespace kvfs::splitter {
 
@@ -44,10 +45,7 @@ public:
         : payload_(payload),
           headers_(round_up(entries * kHeaderStride, static_cast<std::size_t>(sysconf(_SC_PAGESIZE)))),
           size_(headers_ + entries * payload) {
-        void* const base =
-            mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (base == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memory of the request rings");
-        base_ = static_cast<std::byte*>(base);
+        device_ = map_twice(base_, size_);
     }
     ~Memory() {
         if (base_ != nullptr) munmap(base_, size_);
@@ -61,6 +59,11 @@ public:
     [[nodiscard]] std::span<std::byte> payload(std::size_t entry) const {
         return {base_ + headers_ + entry * payload_, payload_};
     }
+    // The same at the address for devices.
+    [[nodiscard]] std::span<std::byte> device_payload(std::size_t entry) const {
+        return device_->memory().subspan(headers_ + entry * payload_, payload_);
+    }
+    [[nodiscard]] const std::shared_ptr<const Mapping>& device() const { return device_; }
     [[nodiscard]] std::size_t payload_size() const { return payload_; }
     void leave() { base_ = nullptr; }
 
@@ -69,6 +72,7 @@ private:
     std::size_t headers_;
     std::size_t size_;
     std::byte* base_ = nullptr;
+    std::shared_ptr<const Mapping> device_;
 };
 
 UringLoop::UringLoop(int fuse_fd, const UringOptions& options, std::unique_ptr<RequestLoop> device, RequestSink& sink,
@@ -112,7 +116,7 @@ UringLoop::UringLoop(int fuse_fd, const UringOptions& options, std::unique_ptr<R
             if (worker_of[queue] != index) continue;
             for (std::size_t i = 0; i < entries_of[queue]; ++i, ++entry) {
                 entries_[entry].bind(*workers_.back(), static_cast<unsigned>(queue), memory_->header(entry),
-                                     memory_->payload(entry));
+                                     memory_->payload(entry), memory_->device_payload(entry), memory_->device());
             }
         }
     }

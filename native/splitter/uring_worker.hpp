@@ -19,6 +19,7 @@
 #include <future>
 #include <mutex>
 #include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -70,6 +71,7 @@ public:
 
     void answer(UringEntry& entry);
     void refuse(const UringEntry& entry, std::size_t size);
+    void say(const std::string& text) const { report_(40, "request loop: " + text); }
     [[nodiscard]] const LoopCounters& counters() const { return counters_; }
 
 private:

@@ -193,7 +193,7 @@ public:
                                   uring::Priority priority, std::shared_ptr<const void> owner);
     // A call's answer may come while what does the work is still at it: what it was given must be its own.
     [[nodiscard]] bool may_answer_early() const { return patience_ != nullptr; }
-    // Whether read_into() without an owner is to be avoided now.
+    // Whether the memory of a read_into() may be kept by the device for long.
     [[nodiscard]] bool is_device_slow() const { return patience_ != nullptr && patience_->is_device_slow(); }
     // `data` must stay where it is until the answer.
     Async<std::int64_t> write(std::uint64_t ino, std::uint64_t offset, std::span<const std::byte> data);

@@ -14,7 +14,8 @@
 // Memory that is the caller's own (Borrowed) must not be touched any more once the caller was told to go. A task
 // copies out of it under its mutex. A task whose device is to write into it says so first: from then on the caller
 // cannot be told to go before the device is through. (Exchanging the pages under the device was rejected: a request
-// that the kernel has put off looks its addresses up later.)
+// that the kernel has put off looks its addresses up later. Where it must be, the device has addresses of its own: see
+// splitter/mapped_twice.hpp.)
 //
 // Ownership: a Waiting belongs to whoever waits and to the task together. Either the task's end or the watch decides,
 // under its shard's mutex, how the wait is over, and resumes the waiter; never both.

@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from errno import EIO, EROFS
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rings import Parameter
 from support.mount import CommandError, KvfsMount, close_test_mount, live_mounts, run_command, wait_for
 
 from kvfs.cli.admin import ask
@@ -26,12 +28,14 @@ pytestmark = [
 TIMEOUT = 1.0  # s
 _EVERYTHING = ["read", "write", "sync", "punch"]
 MIB = 1 << 20
+CLONES, RINGS = ("--request-loop", "clones"), ("--request-loop", "uring")
 
 
 @pytest.fixture
 def mount(request: pytest.FixtureRequest) -> Iterator[KvfsMount]:
     options = getattr(request, "param", ())
-    made = KvfsMount("256M", ("--inject-faults", "--io-timeout", f"{TIMEOUT}s", "--warm-size", "0", *options))
+    with Parameter().on() if options == RINGS else nullcontext():
+        made = KvfsMount("256M", ("--inject-faults", "--io-timeout", f"{TIMEOUT}s", "--warm-size", "0", *options))
     live_mounts.append(made)
     try:
         yield made
@@ -103,7 +107,7 @@ def test_read_error(mount: KvfsMount) -> None:
     assert read_direct(mount / "bad") == b"b" * MIB
 
 
-@pytest.mark.parametrize("mount", [("--request-loop", "clones"), ("--request-loop", "auto")], indirect=True)
+@pytest.mark.parametrize("mount", [CLONES, RINGS], indirect=True, ids=["clones", "rings"])
 def test_silent_device(mount: KvfsMount) -> None:
     """Reads, writes and fsyncs fail in time, names and attributes go on, and all is well when it answers again."""
     write(mount / "page", b"p" * MIB, durable=True)
@@ -122,6 +126,33 @@ def test_silent_device(mount: KvfsMount) -> None:
     assert "healthy" in run_command("kvfsctl", "recover", mount)
     assert read_direct(mount / "page") == b"p" * MIB
     write(mount / "after", b"a" * MIB, durable=True)
+
+
+@pytest.mark.parametrize("mount", [RINGS], indirect=True, ids=["rings"])
+def test_what_comes_late_goes_into_nobodys_memory(mount: KvfsMount) -> None:
+    """Reads straight into the memory of their requests, which are over when the device writes into it."""
+    pages = [os.urandom(MIB) for _ in range(12)]
+    for number, page in enumerate(pages):
+        write(mount / f"page{number}", page, durable=True)
+    fault(mount, ["read"], "hang")
+    with ThreadPoolExecutor(len(pages)) as pool:
+        for done in [pool.submit(_read_fails, mount / f"page{number}") for number in range(len(pages))]:
+            done.result()
+    with ThreadPoolExecutor(2) as pool:
+        cleared = pool.submit(ask, mount.path, "fault-clear")
+        for number in range(40):  # each through memory that such a request had before
+            write(mount / f"late{number}", pages[number % len(pages)][::-1])
+        cleared.result()
+    wait_for(lambda: health(mount)["unanswered"] == 0, "the device's answers")
+    for number in range(40):
+        assert read_direct(mount / f"late{number}") == pages[number % len(pages)][::-1]
+    for number, page in enumerate(pages):
+        assert read_direct(mount / f"page{number}") == page
+
+
+def _read_fails(path: Path) -> None:
+    with fails():
+        read_direct(path)
 
 
 def test_umount_on_a_silent_device_ends(mount: KvfsMount) -> None:
