@@ -9,6 +9,8 @@ namespace kvfs::store {
 namespace {
 
 constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold of the mutex: well under a millisecond
+constexpr std::uint64_t kLogEnd = 4 * format::kBlock;   // frame headers, and the frame that points on
+constexpr std::uint64_t kDirectoryBytes = 128;          // a record of its times
 
 }  // namespace
 
@@ -16,7 +18,16 @@ constexpr std::size_t kPiece = std::size_t{512} << 10;  // serialised per hold o
 // cleaning has nothing to gain and writers wait.
 bool Checkpoint::gives_space() const {
     const Segments& segments = store_.segments_;
-    return store_.log_segments_.size() > 2 && segments.free_count() <= segments.reserve() + 2;
+    const std::size_t held = store_.log_segments_.size();
+    return (held > 2 && segments.free_count() <= segments.reserve() + 2) ||
+           (held > 1 && segments.free_count() <= store_.kept_for_metadata());
+}
+
+// The log goes on while a checkpoint is written, and what it cannot write turns the store read-only.
+bool Checkpoint::log_has_room(std::uint64_t bytes) const {
+    const std::uint64_t pending = store_.log_.bytes() + store_.touched_directories_.size() * kDirectoryBytes;
+    return store_.segments_.free_count() > 0 ||
+           store_.log_position_.offset + pending + bytes <= store_.sb_.segment_size;
 }
 
 bool Checkpoint::is_due() const {
@@ -26,10 +37,10 @@ bool Checkpoint::is_due() const {
 }
 
 int Checkpoint::next_segment(std::unique_lock<std::mutex>& guard) {
-    if (store_.segments_.free_count() <= 1) return -ENOSPC;  // the last one is the log's
     const auto id = store_.segments_.take_for_metadata();
     if (!id) return -ENOSPC;
     segments_.push_back(*id);
+    if (!log_has_room(store_.sb_.segment_size / 2)) return -ENOSPC;  // the last one is the log's, unless it needs none
     const std::uint64_t generation = store_.segments_.at(*id).generation;
     guard.unlock();
     const int rc = store_.write_segment_header(*id, format::SegmentClass::kCheckpoint);
@@ -120,8 +131,9 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
         rc = write_frames(guard, records, false);
         // whoever waits for an fsync must not wait for the whole checkpoint
         if (rc == 0 && s.commit_now_) {
-            s.commit_now_ = false;
-            rc = s.write_pending(guard, true);
+            if (!log_has_room(kLogEnd)) rc = -ENOSPC;
+            s.commit_now_ = rc != 0;
+            if (rc == 0) rc = s.write_pending(guard, true);
         }
     }
     if (rc == 0) {
@@ -132,17 +144,9 @@ int Checkpoint::run(std::unique_lock<std::mutex>& guard, bool final) {
     // The pieces are of different instants, and only what the log says of the time between them makes one state of them
     // (a rename may have come after the file that it moved was written here and before the one that it replaced). So
     // all that they may know of is in the log before anybody can find them.
-    const std::uint64_t room = s.sb_.segment_size - s.log_position_.offset;
-    if (rc == 0 && s.log_.bytes() + 4 * format::kBlock > room && s.segments_.free_count() == 0) rc = -ENOSPC;
+    if (rc == 0 && !log_has_room(kLogEnd)) rc = -ENOSPC;
     if (rc == 0) rc = s.write_pending(guard, false);
-    if (rc == 0) {
-        const std::uint64_t written = s.lsn_written_;
-        rc = s.flush_device(guard);
-        if (rc == 0) {
-            s.lsn_durable_ = std::max(s.lsn_durable_, written);
-            s.log_flushed_ = s.log_position_.sequence;
-        }
-    }
+    if (rc == 0) rc = s.flush_log(guard);
     if (rc != 0) {
         give_up(rc == -ETIMEDOUT);
         return rc;

@@ -31,6 +31,7 @@ public:
 private:
     int write_frames(std::unique_lock<std::mutex>& guard, LogBuffer& records, bool end);
     void give_up(bool may_count);
+    [[nodiscard]] bool log_has_room(std::uint64_t bytes) const;
     int next_segment(std::unique_lock<std::mutex>& guard);
     int write_frame(std::unique_lock<std::mutex>& guard, std::string_view payload, std::uint32_t records,
                     std::uint32_t flags);

@@ -85,10 +85,7 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     if (log_position_.offset + need + format::kBlock >
         sb_.segment_size) {  // one block stays for the frame that points on
         if (segments_.free_count() == 0 && segments_.would_collect(lsn_durable_)) {
-            const std::uint64_t written = lsn_written_;
-            if (const int rc = flush_device(guard); rc != 0) return rc;
-            lsn_durable_ = std::max(lsn_durable_, written);
-            log_flushed_ = log_position_.sequence;
+            if (const int rc = flush_log(guard); rc != 0) return rc;
         }
         if (segments_.free_count() == 0) segments_.collect(lsn_durable_);
         const auto next = segments_.take_for_metadata();
@@ -132,6 +129,16 @@ int Store::write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chu
     return 0;
 }
 
+// All frames written so far are durable after it.
+int Store::flush_log(std::unique_lock<std::mutex>& guard) {
+    const std::uint64_t written = lsn_written_;
+    const int rc = flush_device(guard);
+    if (rc != 0) return rc;
+    lsn_durable_ = std::max(lsn_durable_, written);
+    log_flushed_ = log_position_.sequence;
+    return 0;
+}
+
 // Writes all that is pending now; under clients that never pause there is always more, and the committer has
 // checkpoints to make as well. With sync_after, or when somebody waits, makes it durable too.
 int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
@@ -156,23 +163,15 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
             break;
         }
         if (data_unflushed_) {
-            const std::uint64_t written = lsn_written_;
-            rc = flush_device(guard);
+            rc = flush_log(guard);
             if (rc != 0) break;
-            lsn_durable_ = std::max(lsn_durable_, written);
-            log_flushed_ = log_position_.sequence;
         }
         rc = write_frame(guard, chunk);
         if (rc != 0) break;
         lsn_written_ = lsn;
     }
     if (rc == 0 && (sync_after || !durable_waiters_.empty()) && lsn_durable_ < lsn_written_) {
-        const std::uint64_t written = lsn_written_;
-        rc = flush_device(guard);
-        if (rc == 0) {
-            lsn_durable_ = std::max(lsn_durable_, written);
-            log_flushed_ = log_position_.sequence;
-        }
+        rc = flush_log(guard);
     }
     if (rc != 0) fail_log(rc);
     std::vector<std::coroutine_handle<>> ready;

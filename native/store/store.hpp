@@ -480,6 +480,7 @@ private:
     Durable durable(std::uint64_t lsn);
     void committer();
     void wake_committer();
+    int flush_log(std::unique_lock<std::mutex>& guard);
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
     int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
     std::uint32_t unflushed_frames(const LogPosition& at) const;
