@@ -24,12 +24,8 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 
 
 @pytest.fixture(scope="module")
-def parameter() -> Iterator[Parameter]:
-    parameter = Parameter()
-    try:
-        yield parameter
-    finally:
-        parameter.restore()
+def parameter() -> Parameter:
+    return Parameter()
 
 
 @pytest.fixture(scope="module")
