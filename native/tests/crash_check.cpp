@@ -64,17 +64,22 @@ std::string Checker::read_directory(Store& store, const std::string& name, Conte
         if (!store.entry(directory.ino, id, entry, found, false)) return name + ": an entry is not there";
         std::string problem = read_file(store, found, out[entry]);
         if (!problem.empty()) return std::string(name).append("/").append(entry).append(": ").append(problem);
+        std::string pin;
+        if (store.getxattr(found.ino, kPin, pin) == 0) out[pin_of(entry)] = kPinned;
     }
     return {};
 }
 
 std::string Checker::compare(const History& history, const Contents& found, Time crash, std::size_t& state) const {
-    const auto [first, last] = history.allowed(crash);
+    const auto [first, last, evicted] = history.allowed(crash);
     const Digest digest = digest_of(found);
     for (std::size_t i = last + 1; i-- > first;) {
-        if (history.states[i].digest != digest) continue;
-        state = i;
-        return {};
+        const auto [least, most] = history.evictions_with(i, crash);
+        for (std::size_t gone = std::max(least, evicted); gone <= most; ++gone) {
+            if ((gone == 0 ? history.states[i].digest : digest_of(history.left_of(i, gone))) != digest) continue;
+            state = i;
+            return {};
+        }
     }
     std::ostringstream out;
     out << history.directory << ": expected its state " << first << " to " << last << ", found ";
@@ -85,7 +90,7 @@ std::string Checker::compare(const History& history, const Contents& found, Time
         }
     }
     out << "none of its states; against state " << first << ":";
-    const Contents& expected = history.states[first].contents;
+    const Contents expected = history.left_of(first, evicted);
     for (const auto& [name, content] : expected) {
         const auto it = found.find(name);
         if (it == found.end()) out << " " << name << " missing;";
@@ -108,15 +113,42 @@ std::string Checker::compare(const History& history, const Contents& found, Time
 }
 
 std::string Checker::recovered(Store& store, Time crash) {
+    std::string problem = read_all(store);
     found_.assign(histories_.size(), 0);
+    for (std::size_t i = 0; i < histories_.size() && problem.empty(); ++i) {
+        problem = compare(histories_[i], contents_[i], crash, found_[i]);
+    }
+    return problem;
+}
+
+std::string Checker::read_all(Store& store) {
+    contents_.assign(histories_.size(), {});
     for (std::size_t i = 0; i < histories_.size(); ++i) {
-        Contents contents;
-        std::string problem = read_directory(store, histories_[i].directory, contents);
-        if (problem.empty()) problem = compare(histories_[i], contents, crash, found_[i]);
+        std::string problem = read_directory(store, histories_[i].directory, contents_[i]);
         if (!problem.empty()) return problem;
     }
     if (store.counters().checksum_errors != 0) return "a checksum was wrong";
     return events_of(store);
+}
+
+// As many files as the store says that it evicted are gone, none of them pinned, and nothing else has changed.
+std::string Checker::compare_evicted(const std::vector<Contents>& before, const std::vector<Contents>& after,
+                                     std::uint64_t evicted) {
+    std::uint64_t gone = 0;
+    for (std::size_t i = 0; i < before.size(); ++i) {
+        for (const auto& [name, digest] : before[i]) {
+            const auto it = after[i].find(name);
+            if (it != after[i].end() && it->second != digest) return name + ": other bytes after the next mount";
+            if (it != after[i].end()) continue;
+            if (before[i].contains(pin_of(name))) return name + ": was pinned before the crash, and evicted after it";
+            ++gone;
+        }
+        for (const auto& [name, digest] : after[i]) {
+            if (!before[i].contains(name)) return name + ": appeared after the next mount";
+        }
+    }
+    if (gone == evicted) return {};
+    return std::to_string(evicted) + " files were evicted, " + std::to_string(gone) + " are gone";
 }
 
 std::string Checker::accepts_a_write(Store& store) {
@@ -146,6 +178,36 @@ std::string Checker::fsck(MemoryDevice& device, bool crashed) {
     return {};
 }
 
+// A store that may be full takes a write when it evicts. That is a mount of its own: what the crash left was read where
+// nothing could go.
+std::string Checker::check_again(MemoryDevice& device, Time crash) {
+    const auto found = found_;
+    const auto before = contents_;
+    std::uint64_t evicted = 0;
+    std::string problem;
+    if (evicts_) {
+        store::Options options = small_store(device);
+        options.evict = true;
+        Store store(path_, options);
+        problem = accepts_a_write(store);
+        store.close();
+        for (const std::uint64_t files : store.eviction_statistics().files) evicted += files;
+    }
+    if (problem.empty()) problem = fsck(device, false);
+    if (!problem.empty()) return problem;
+    Store again(path_, small_store(device));
+    if (evicts_) {
+        problem = read_all(again);
+        if (problem.empty()) problem = compare_evicted(before, contents_, evicted);
+    } else {
+        problem = recovered(again, crash);
+        if (problem.empty() && found_ != found) problem = "another state is found when the store is opened again";
+    }
+    Attributes witness{};
+    if (problem.empty() && again.lookup(store::kRoot, kWitness, witness) != 0) problem = "a fsynced file is gone";
+    return problem;
+}
+
 std::string Checker::check(MemoryDevice& device, Time crash, bool thorough) {
     try {
         std::string problem;
@@ -154,18 +216,9 @@ std::string Checker::check(MemoryDevice& device, Time crash, bool thorough) {
         {
             Store store(path_, small_store(device));
             problem = recovered(store, crash);
-            if (problem.empty() && thorough) problem = accepts_a_write(store);
+            if (problem.empty() && thorough && !evicts_) problem = accepts_a_write(store);
         }
-        if (!problem.empty() || !thorough) return problem;
-        problem = fsck(device, false);
-        if (!problem.empty()) return problem;
-        Store again(path_, small_store(device));
-        const auto before = found_;
-        problem = recovered(again, crash);
-        if (problem.empty() && found_ != before) problem = "another state is found when the store is opened again";
-        Attributes witness{};
-        if (problem.empty() && again.lookup(store::kRoot, kWitness, witness) != 0) problem = "a fsynced file is gone";
-        return problem;
+        return problem.empty() && thorough ? check_again(device, crash) : problem;
     } catch (const store::OpenError& failure) {
         return std::string("the store cannot be opened: ") + failure.what();
     }

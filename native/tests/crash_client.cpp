@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "tests/crash_evictions.hpp"
+
 namespace kvfs::crash {
 namespace {
 
@@ -60,14 +62,38 @@ Digest digest_of(const Contents& contents) {
     return sum;
 }
 
-std::pair<std::size_t, std::size_t> History::allowed(Time crash) const {
-    std::size_t first = 0;
+std::string pin_of(const std::string& name) { return name + " pin"; }
+
+History::Allowed History::allowed(Time crash) const {
+    Allowed out;
     for (const Promise& promise : promises) {
-        if (promise.told <= crash) first = std::max(first, promise.state);
+        if (promise.told > crash) continue;
+        out.first = std::max(out.first, promise.state);
+        out.evictions = std::max(out.evictions, promise.evictions);
     }
-    std::size_t last = states.size() - 1;
-    while (states[last].from > crash) --last;
-    return {first, last};
+    out.last = states.size() - 1;
+    while (states[out.last].from > crash) --out.last;
+    return out;
+}
+
+std::pair<std::size_t, std::size_t> History::evictions_with(std::size_t state, Time crash) const {
+    const auto before = [&](Time time) {
+        const auto at = std::partition_point(evictions.begin(), evictions.end(),
+                                             [&](const Eviction& eviction) { return eviction.at < time; });
+        return static_cast<std::size_t>(at - evictions.begin());
+    };
+    // when the operation after the next is asked for, the next has come back
+    const Time next_is_back = state + 2 < states.size() ? states[state + 2].from : kNever;
+    return {before(states[state].from), before(std::min(next_is_back, crash + 1))};
+}
+
+Contents History::left_of(std::size_t state, std::size_t count) const {
+    Contents out = states[state].contents;
+    std::erase_if(out, [&](const auto& entry) {
+        return std::any_of(evictions.begin(), evictions.begin() + static_cast<std::ptrdiff_t>(count),
+                           [&](const Eviction& eviction) { return eviction.file == entry.second; });
+    });
+    return out;
 }
 
 Client::Client(MemoryDevice& device, std::string directory, std::uint64_t seed) : random(seed), device_(device) {
@@ -75,20 +101,41 @@ Client::Client(MemoryDevice& device, std::string directory, std::uint64_t seed) 
     begin_with({});
 }
 
-void Client::attach(store::Store& store) {
+void Client::attach(store::Store& store, Evictions* evictions) {
     store_ = &store;
+    evictions_ = evictions;
     Attributes found{};
     if (store.lookup(store::kRoot, history_.directory, found) != 0) {
         expect_ok(store.make(store::kRoot, history_.directory, S_IFDIR | 0755, {}, {}, false, found), 0, "mkdir");
         expect_ok(block_on(store.fsync(found.ino)), 0, "fsync of a directory");
     }
     directory_ = found.ino;
+    if (evictions_ == nullptr) return;
+    for (const auto& [name, digest] : history_.states.back().contents) {
+        const std::uint64_t ino = inode(name);
+        evictions_->add(ino, history_, digest);
+        forget(ino);
+    }
 }
 
 std::uint64_t Client::inode(const std::string& name) {
     Attributes found{};
     expect_ok(store_->lookup(directory_, name, found), 0, "lookup of " + name);
     return found.ino;
+}
+
+std::optional<std::uint64_t> Client::inode_if_there(const std::string& name) {
+    Attributes found{};
+    const int rc = store_->lookup(directory_, name, found);
+    if (rc == -ENOENT && evictions_ != nullptr) return std::nullopt;
+    expect_ok(rc, 0, "lookup of " + name);
+    return found.ino;
+}
+
+std::size_t Client::evicted() const { return evictions_ == nullptr ? 0 : evictions_->count(history_); }
+
+void Client::leaves(const std::string& name) {
+    if (evictions_ != nullptr && has(name)) evictions_->leaves(history_.states.back().contents.at(name));
 }
 
 void Client::begin_with(Contents contents) {
@@ -101,7 +148,11 @@ void Client::next(Contents contents) {
     history_.states.push_back({std::move(contents), digest, device_.tick()});
 }
 
-void Client::promise() { history_.promises.push_back({device_.tick(), history_.states.size() - 1}); }
+void Client::promise() { promise(evicted()); }
+
+void Client::promise(std::size_t evictions) {
+    history_.promises.push_back({device_.tick(), history_.states.size() - 1, evictions});
+}
 
 void Client::put(const std::string& name, std::size_t size, bool direct) {
     const auto bytes = fresh_bytes(random, size);
@@ -120,6 +171,7 @@ void Client::put(const std::string& name, std::size_t size, bool direct) {
     }
     Contents contents = history_.states.back().contents;
     contents[name] = digest_of(bytes);
+    if (evictions_ != nullptr) evictions_->add(made.ino, history_, contents[name]);
     next(std::move(contents));
     expect_ok(block_on(store_->flush(made.ino)), 0, "close " + name);
     expect_ok(store_->release(made.ino, true), 0, "release " + name);
@@ -143,11 +195,14 @@ void Client::rename(const std::string& from, const std::string& to) {
     // two names of one file (nobody writes the same bytes twice) stay as they are
     const bool same = contents.contains(to) && contents.at(to) == contents.at(from);
     if (!same) {
+        leaves(to);
         contents[to] = contents.at(from);
         contents.erase(from);
         next(std::move(contents));
     }
-    expect_ok(block_on(store_->rename(directory_, from, directory_, to, 0)), 0, "rename " + from + " to " + to);
+    const int rc = block_on(store_->rename(directory_, from, directory_, to, 0));
+    if (rc == -ENOENT && evictions_ != nullptr) return take_back();
+    expect_ok(rc, 0, "rename " + from + " to " + to);
 }
 
 void Client::exchange(const std::string& one, const std::string& other) {
@@ -168,23 +223,79 @@ void Client::link(const std::string& from, const std::string& to) {
 }
 
 void Client::unlink(const std::string& name) {
+    leaves(name);
     Contents contents = history_.states.back().contents;
     contents.erase(name);
     next(std::move(contents));
     std::uint64_t ino = 0;
-    expect_ok(store_->unlink(directory_, name, ino), 0, "unlink " + name);
+    const int rc = store_->unlink(directory_, name, ino);
+    // without it is what its directory is now, either way
+    if (rc != -ENOENT || evictions_ == nullptr) expect_ok(rc, 0, "unlink " + name);
 }
 
 void Client::fsync(const std::string& name) {
-    const std::uint64_t ino = inode(name);
-    expect_ok(block_on(store_->fsync(ino)), 0, "fsync of " + name);
-    promise();
-    forget(ino);
+    const auto ino = inode_if_there(name);
+    if (!ino) return;
+    const std::size_t before = evicted();
+    const int rc = block_on(store_->fsync(*ino));
+    forget(*ino);
+    if (rc == -ESTALE && evictions_ != nullptr) return;
+    expect_ok(rc, 0, "fsync of " + name);
+    promise(before);
 }
 
 void Client::fsync_directory() {
+    const std::size_t before = evicted();
     expect_ok(block_on(store_->fsync(directory_)), 0, "fsync of a directory");
-    promise();
+    promise(before);
+}
+
+bool Client::pin(const std::string& name) {
+    const auto ino = inode_if_there(name);
+    if (!ino) return false;
+    Contents contents = history_.states.back().contents;
+    contents[pin_of(name)] = kPinned;
+    next(std::move(contents));
+    const int rc = store_->setxattr(*ino, kPin, "365d", 0);
+    if (rc == -ESTALE) {
+        take_back();
+        forget(*ino);
+        return false;
+    }
+    expect_ok(rc, 0, "pin " + name);
+    evictions_->hold(*ino, 1);
+    held_[name] = {*ino, true};
+    return true;
+}
+
+bool Client::hold_open(const std::string& name) {
+    const auto ino = inode_if_there(name);
+    if (!ino) return false;
+    const int rc = store_->open(*ino, false);
+    if (rc == -ESTALE) {
+        forget(*ino);
+        return false;
+    }
+    expect_ok(rc, 0, "open " + name);
+    evictions_->hold(*ino, 1);
+    held_[name] = {*ino, false};
+    return true;
+}
+
+void Client::let_go() {
+    for (const auto& [name, held] : held_) {
+        evictions_->hold(held.ino, -1);
+        if (held.pinned) {
+            Contents contents = history_.states.back().contents;
+            contents.erase(pin_of(name));
+            next(std::move(contents));
+            expect_ok(store_->removexattr(held.ino, kPin), 0, "unpin " + name);
+        } else {
+            expect_ok(store_->release(held.ino, false), 0, "release " + name);
+        }
+        forget(held.ino);
+    }
+    held_.clear();
 }
 
 void Client::open_pool(const std::string& name) {

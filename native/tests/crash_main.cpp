@@ -5,6 +5,9 @@
 //   --workload NAME   only this one (all: see crash_workloads.cpp)     --states N   random ones of each (2500)
 //   --seed N          of everything that is drawn (1)                  --workers N  processes (2)
 //   --plant NAME      let the device lie: no-flush, no-data-flush, no-last-flush. Violations must be found.
+//                     early-reuse: a frame of the log is only durable when the next one is sent, and nothing that fsync
+//                     promised is held against the store: all that can be wrong is that space was used again before
+//                     the log that frees it was durable
 //   --recording FILE --state STATE   one state of a kept recording again, as a failure prints it
 //
 // The device is memory and every state is made by laying a few writes over the last one, so a state costs what its
@@ -37,6 +40,7 @@ Plant plant_of(const std::string& name) {
     if (name == "no-flush") return Plant::kNoFlush;
     if (name == "no-data-flush") return Plant::kNoDataFlush;
     if (name == "no-last-flush") return Plant::kNoLastFlush;
+    if (name == "early-reuse") return Plant::kEarlyReuse;
     throw std::invalid_argument("nothing to plant: " + name);
 }
 
@@ -54,7 +58,7 @@ struct Failure {
 std::string check_alone(const Recording& recording, const State& state, const std::string& path,
                         std::vector<std::size_t>* found = nullptr) {
     Images images(recording.trace);
-    Checker checker(path, recording.histories);
+    Checker checker(path, recording.histories, recording.evicts != 0);
     std::string problem = checker.check(images.at(state), state.crash, true);
     if (found != nullptr) *found = checker.found();
     return problem;
@@ -96,7 +100,7 @@ Failure shrink(const Recording& recording, Failure failure, const std::string& p
 std::vector<Failure> check_share(const Recording& recording, const std::vector<State>& states, std::size_t first,
                                  std::size_t workers, const std::string& path) {
     Images images(recording.trace);
-    Checker checker(path, recording.histories);
+    Checker checker(path, recording.histories, recording.evicts != 0);
     for (std::size_t i = first; i < states.size(); i += workers) {
         std::string problem = checker.check(images.at(states[i]), states[i].crash, (i / workers) % kThoroughEach == 0);
         if (!problem.empty()) return {{states[i], std::move(problem)}};
@@ -165,10 +169,16 @@ bool check_all(const Arguments& arguments, const Recording& recording, const std
     return good;
 }
 
+void plant(Recording& recording, Plant plant) {
+    recording.trace.settle(plant);
+    if (plant != Plant::kEarlyReuse) return;
+    for (History& history : recording.histories) history.promises.clear();
+}
+
 // The states of one recording; how many, or nothing when one of them breaks a promise.
 std::size_t check_recording(const Arguments& arguments, Recording& recording, const std::string& name,
                             std::size_t count, std::uint64_t seed) {
-    recording.trace.settle(plant_of(arguments.plant));
+    plant(recording, plant_of(arguments.plant));
     const auto states = plan_states(recording.trace, count, seed);
     return check_all(arguments, recording, states, name) ? states.size() : 0;
 }
@@ -219,7 +229,7 @@ bool run_workload(const Arguments& arguments, const Workload& workload) {
 
 int replay(const Arguments& arguments) {
     Recording recording = load(arguments.recording);
-    recording.trace.settle(plant_of(arguments.plant));
+    plant(recording, plant_of(arguments.plant));
     const State state = parse_state(arguments.state);
     std::printf("%s", describe(recording.trace, state).c_str());
     const std::string problem = check_alone(recording, state, worker_path(arguments, 0, recording.trace.base.size()));

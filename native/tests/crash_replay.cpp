@@ -6,7 +6,7 @@
 namespace kvfs::crash {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x3145434152544b56;  // "VKTRACE1"
+constexpr std::uint64_t kMagic = 0x3245434152544b56;  // "VKTRACE2"
 
 // One description of the layout for both ways: numbers are 8 bytes, sequences have their length in front.
 class Writer {
@@ -63,6 +63,7 @@ void transfer(Io& io, Of& recording) {
     auto& trace = recording.trace;
     io.bytes(trace.base);
     io.number(trace.end);
+    io.number(recording.evicts);
     io.list(trace.writes, [&](auto& write) {
         io.number(write.offset);
         io.number(write.size);
@@ -91,6 +92,11 @@ void transfer(Io& io, Of& recording) {
         io.list(history.promises, [&](auto& promise) {
             io.number(promise.told);
             io.number(promise.state);
+            io.number(promise.evictions);
+        });
+        io.list(history.evictions, [&](auto& eviction) {
+            io.number(eviction.at);
+            io.number(eviction.file);
         });
     });
 }

@@ -13,6 +13,11 @@ bool is_log_frame(const Write& write) {
     return magic == format::kFrameMagic;
 }
 
+bool is_superblock(const Write& write) {
+    return write.data.size() >= sizeof format::kSuperblockMagicBytes &&
+           std::memcmp(write.data.data(), format::kSuperblockMagicBytes, sizeof format::kSuperblockMagicBytes) == 0;
+}
+
 // A frame is sent, or came back, right after or right before this flush.
 bool is_beside_frame(const Trace& trace, const Flush& flush, Plant plant) {
     if (plant == Plant::kNoDataFlush) {
@@ -43,6 +48,12 @@ void Trace::settle(Plant plant) {
         const auto first = std::partition_point(honest.begin(), honest.end(),
                                                 [&](const Flush* flush) { return flush->sent < write.back; });
         write.durable = write.back == kNever ? kNever : earliest[static_cast<std::size_t>(first - honest.begin())];
+    }
+    if (plant != Plant::kEarlyReuse) return;
+    Time next = kNever;  // superblocks name frames: what they name is there
+    for (std::size_t i = writes.size(); i-- > 0;) {
+        if (is_log_frame(writes[i])) writes[i].durable = std::max(writes[i].durable, next);
+        if (is_log_frame(writes[i]) || is_superblock(writes[i])) next = writes[i].sent;
     }
 }
 

@@ -45,6 +45,7 @@ enum class Plant : std::uint8_t {
     kNoFlush,      // flushes are answered and do nothing
     kNoDataFlush,  // only those right in front of a frame of the log, which keep it from passing the data it names
     kNoLastFlush,  // only those right behind a frame of the log, which fsync waits for
+    kEarlyReuse,   // the last frame of the log may still be lost when what it frees is used again
 };
 
 struct Trace {

@@ -6,10 +6,12 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <thread>
 
 #include "store/volume.hpp"
+#include "tests/crash_evictions.hpp"
 
 namespace kvfs::crash {
 namespace {
@@ -127,6 +129,35 @@ void run_cleaning(Client& client, unsigned /*number*/) {
     }
 }
 
+// A store that is full all the time: every page that comes costs others theirs. Some that are durable are pinned or
+// held open meanwhile. It begins with less than the evictor wants to be free, so that nothing goes before it is
+// watched.
+constexpr unsigned kEvictionPages = 30;
+
+void prepare_eviction(Client& client, unsigned /*number*/) {
+    for (unsigned i = 0; i < kEvictionPages; ++i) client.put(numbered("page", i), 128 * kKiB, true);
+}
+
+void run_eviction(Client& client, unsigned /*number*/) {
+    constexpr std::array<std::size_t, 5> kSizes{57'344 + 28, 128 * kKiB, 256 * kKiB, 400 * kKiB + 5, 700 * kKiB};
+    for (int i = 0; i < 70; ++i) {
+        const std::string page = numbered("page", client.random() % (2 * kEvictionPages));
+        if (!client.holds(page)) {
+            const bool durable = client.random() % 3 == 0;
+            replace_page(client, page, kSizes[client.random() % kSizes.size()], durable);
+            if (durable && client.random() % 2 == 0)
+                client.random() % 2 == 0 ? client.pin(page) : client.hold_open(page);
+        }
+        if (i % 12 == 11) client.let_go();
+    }
+    client.let_go();
+}
+
+std::uint64_t evicted_files(store::Store& store) {
+    const auto files = store.eviction_statistics().files;
+    return std::accumulate(files.begin(), files.end(), std::uint64_t{0});
+}
+
 // Names enough for a checkpoint of several frames, which takes the state of things one piece after the other while the
 // clients go on. Inode numbers are handed out from low to high and used again from the one freed last, so files that
 // replace each other have theirs on both sides of those that are only there, and in different pieces.
@@ -163,21 +194,22 @@ void run_recovery(Client& client, unsigned /*number*/) {
     }
 }
 
-const std::array<Workload, 7> kWorkloads{{
+constexpr std::array<Workload, 8> kWorkloads{{
     {"pages", 24 * kMiB, 1, 3, nothing, run_pages, "renames",
-     [](const store::Counters& c) { return c.renames.load(); }},
+     [](store::Store& store) { return store.counters().renames.load(); }},
     {"pool", 24 * kMiB, 1, 2, prepare_pool, run_pool, "flushes",
-     [](const store::Counters& c) { return c.flushes.load(); }},
+     [](store::Store& store) { return store.counters().flushes.load(); }},
     {"names", 16 * kMiB, 1, 3, nothing, run_names, "renames",
-     [](const store::Counters& c) { return c.renames.load(); }},
+     [](store::Store& store) { return store.counters().renames.load(); }},
     {"reuse", 20 * kMiB, 1, 2, nothing, run_reuse, "trimmed segments",
-     [](const store::Counters& c) { return c.trimmed_segments.load(); }},
+     [](store::Store& store) { return store.counters().trimmed_segments.load(); }},
     {"cleaning", 24 * kMiB, 1, 2, prepare_cleaning, run_cleaning, "moved blocks",
-     [](const store::Counters& c) { return c.moved_blocks.load(); }},
+     [](store::Store& store) { return store.counters().moved_blocks.load(); }},
+    {"eviction", 20 * kMiB, 1, 2, prepare_eviction, run_eviction, "evicted files", evicted_files, true},
     {"checkpoint", 32 * kMiB, 2, 4, prepare_checkpoint, run_checkpoint, "checkpoints",
-     [](const store::Counters& c) { return c.checkpoints.load(); }},
+     [](store::Store& store) { return store.counters().checkpoints.load(); }},
     {"recovery", 24 * kMiB, 1, 3, prepare_recovery, run_recovery, "renames",
-     [](const store::Counters& c) { return c.renames.load(); }},
+     [](store::Store& store) { return store.counters().renames.load(); }},
 }};
 
 void make_device(const std::string& path, std::uint64_t size) {
@@ -191,22 +223,26 @@ std::uint64_t live(const Workload& workload, MemoryDevice& device, const std::st
                    std::vector<std::unique_ptr<Client>>& clients) {
     store::Options options = small_store(device);
     options.rings = 2;
+    options.evict = workload.evicts;
+    Evictions evictions(device);
     store::Store store(path, options);
+    if (workload.evicts) evictions.watch(store);
     std::vector<std::thread> threads;
     for (unsigned i = 0; i < clients.size(); ++i) {
-        clients[i]->attach(store);
+        clients[i]->attach(store, workload.evicts ? &evictions : nullptr);
         threads.emplace_back([&, i] { workload.run(*clients[i], i); });
     }
     for (auto& thread : threads) thread.join();
     store.close();
     for (auto& client : clients) client->promise();
-    return workload.covered(store.counters());
+    return workload.covered(store);
 }
 
 Recording run(const Workload& workload, std::vector<std::byte> base, std::vector<std::unique_ptr<Client>>& clients,
               MemoryDevice& device, const std::string& path, std::uint64_t seed) {
     Recording out;
     out.trace.base = std::move(base);
+    out.evicts = workload.evicts ? 1 : 0;
     device.record(&out.trace, seed);
     out.covered = live(workload, device, path, clients);
     device.record(nullptr, 0);
@@ -228,7 +264,7 @@ Recording record(const Workload& workload, const std::string& path, std::uint64_
         store::Store store(path, small_store(device));
         for (unsigned i = 0; i < workload.clients; ++i) {
             clients.push_back(std::make_unique<Client>(device, numbered("client", i), seed * 1000 + i));
-            clients.back()->attach(store);
+            clients.back()->attach(store, nullptr);
             workload.prepare(*clients.back(), i);
             clients.back()->promise();
         }

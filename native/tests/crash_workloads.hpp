@@ -19,7 +19,8 @@ struct Workload {
     void (*run)(Client& client, unsigned number);
     // What the store must have done for this to be about what it says.
     const char* covers;
-    std::uint64_t (*covered)(const store::Counters& counters);
+    std::uint64_t (*covered)(store::Store& store);
+    bool evicts = false;
 };
 
 std::span<const Workload> workloads();
@@ -29,6 +30,7 @@ struct Recording {
     Trace trace;
     std::vector<History> histories;
     std::uint64_t covered = 0;
+    std::uint64_t evicts = 0;  // 1: as the workload's store does
 };
 
 // `path`: a file that the store believes to be its device.
