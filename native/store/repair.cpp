@@ -5,6 +5,7 @@
 //   4. the volume is closed in order: a final checkpoint, and superblocks in place of damaged ones.
 #include "store/repair.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "store/scrub.hpp"
@@ -70,9 +71,13 @@ RepairReport repair_volume(const std::string& path, bool verify_data,
     if (report.before.problem_count == 0) return report;
     Repairer(path, report.before, tap, report).run();
     report.after = check_volume(path, false, {}, tap);
-    // what the device could not read has not been looked at again
+    // what the device could not read has not been looked at again, but for metadata
+    const auto found_again = [&](const Damage& damage) {
+        return std::any_of(report.after.problems.begin(), report.after.problems.end(),
+                           [&](const Damage& each) { return each.kind == "io" && each.where == damage.where; });
+    };
     for (const Damage& each : report.before.problems) {
-        if (each.kind != "io") continue;
+        if (each.kind != "io" || found_again(each)) continue;
         report.after.problems.push_back(each);
         ++report.after.problem_count;
     }
