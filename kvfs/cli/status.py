@@ -39,10 +39,29 @@ def print_status(text: bytes) -> None:
         console.print(Text(f"{health['state']}: {health['reason']}", style="bold red"))
         console.print(Text(f"once the device is well again: kvfsctl recover {stats.get('mountpoint', 'MOUNTPOINT')}"))
         console.print()
+    if line := _scarcity(components.get("store", {})):
+        console.print(Text(line, style="bold yellow"), soft_wrap=True)
+        console.print()
     console.print(_table("mount", stats))
     for name, part in components.items():
         console.print()
         console.print(_table(name, part))
+
+
+def _scarcity(store: dict[str, Any]) -> str:
+    """One line while what is really there under the store is below a mark; else nothing."""
+    space = store.get("physical", {})
+    level = space.get("level", "plenty")
+    if level == "plenty":
+        return ""
+    left = f"{format_size(space['usable_bytes'])} of {format_size(space['total_bytes'])}"
+    if level == "refuse":
+        follows = "nothing is taken but what frees space"
+    elif store.get("eviction", {}).get("evicts"):
+        follows = "cold files are evicted ahead of need"
+    else:
+        follows = "below 4 % writes fail with ENOSPC"
+    return f"physical space is {'low' if level == 'low' else 'scarce'}: {left} left; {follows}"
 
 
 def _table(title: str, values: dict[str, Any]) -> Table:

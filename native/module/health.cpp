@@ -34,6 +34,7 @@ nb::dict physical_dict(store::Store& store) {
     out["free_bytes"] = space.ledger.free_bytes;
     out["usable_bytes"] = space.usable_bytes;
     out["level"] = kNames[static_cast<unsigned>(space.level)];
+    out["to_evict_bytes"] = space.to_evict_bytes;
     out["readings_total"] = space.ledger.readings;
     out["refusals_total"] = space.ledger.refusals;
     return out;

@@ -194,22 +194,34 @@ void Store::evictor() {
     while (!stop_) {
         evictor_wake_.wait_for(guard, kRest, [this] { return stop_ || evictor_wanted_; });
         evictor_wanted_ = false;
-        if (stop_ || read_only_ || free_blocks() >= low_water()) continue;
-        while (!stop_ && free_blocks() < high_water()) {
-            if (log_.bytes() > kPendingLog) {
-                wake_committer();
-                evictor_wake_.wait_for(guard, 10ms);
-                continue;
-            }
-            const Evicted gone = evict_some(high_water() - free_blocks(), kFilesPerHold, EvictReason::kSpace, {});
-            if (gone.files == 0) {
-                evictor_wake_.wait_for(guard, kRest, [this] { return stop_; });  // writers that wait try by themselves
-                break;
-            }
-            guard.unlock();  // a writer's turn
-            std::this_thread::yield();
-            guard.lock();
+        if (free_blocks() < low_water()) {
+            evict_ahead(guard, EvictReason::kSpace, [this] {
+                const std::uint64_t free = free_blocks();
+                return high_water() - std::min(high_water(), free);
+            });
         }
+        evict_ahead(guard, EvictReason::kPhysical, [this] { return physical_blocks_to_evict(); });
+    }
+}
+
+// Until nothing is wanted any more, or nothing can go.
+void Store::evict_ahead(std::unique_lock<std::mutex>& guard, EvictReason reason,
+                        const std::function<std::uint64_t()>& wanted) {
+    while (!stop_ && !read_only_) {
+        const std::uint64_t blocks = wanted();
+        if (blocks == 0) return;
+        if (log_.bytes() > kPendingLog) {
+            wake_committer();
+            evictor_wake_.wait_for(guard, 10ms);
+            continue;
+        }
+        if (evict_some(blocks, kFilesPerHold, reason, {}).files == 0) {
+            evictor_wake_.wait_for(guard, kRest, [this] { return stop_; });  // writers that wait try by themselves
+            return;
+        }
+        guard.unlock();  // a writer's turn
+        std::this_thread::yield();
+        guard.lock();
     }
 }
 

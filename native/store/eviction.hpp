@@ -23,7 +23,8 @@
 // more, before it falls back on the reserve.
 //
 // Ahead of need: the evictor thread keeps between 1/64 and 1/32 of the store free of live data, a few dozen files per
-// hold of the mutex, so that a writer hardly ever has to evict by itself.
+// hold of the mutex, so that a writer hardly ever has to evict by itself. It does the same where physical space runs
+// low, as much at each look as is missing then (physical.hpp).
 //
 // After a restart the policy is given every file in the order of its atime. That is exact after an orderly end; after a
 // crash, atimes are those of the last checkpoint (or of the file's last record), so what was read since may rank as it
@@ -46,15 +47,16 @@ class Store;
 
 // Why a file was evicted, in statistics and in this order.
 enum class EvictReason : std::uint8_t {
-    kSpace,    // its blocks were wanted
-    kNames,    // the store had no room for more names
-    kCommand,  // kvfsctl evict, kvfsctl drain
-    kQuota,    // its tenant wanted the room (quota.hpp)
-    kExpired,  // its time to live was over (sweep.hpp)
-    kOrphan,   // a temporary file of a dead writer
+    kSpace,     // its blocks were wanted
+    kNames,     // the store had no room for more names
+    kCommand,   // kvfsctl evict, kvfsctl drain
+    kQuota,     // its tenant wanted the room (quota.hpp)
+    kExpired,   // its time to live was over (sweep.hpp)
+    kOrphan,    // a temporary file of a dead writer
+    kPhysical,  // what is under the store ran low (physical.hpp)
 };
-inline constexpr std::array<std::string_view, 6> kEvictReasons = {"space", "names",   "command",
-                                                                  "quota", "expired", "orphan"};
+inline constexpr std::array<std::string_view, 7> kEvictReasons = {"space",   "names",  "command", "quota",
+                                                                  "expired", "orphan", "physical"};
 // Of blocks, for who counts files: empty ones go too.
 inline constexpr std::uint64_t kAnyBlocks = ~std::uint64_t{0} / format::kBlock;
 

@@ -425,6 +425,8 @@ private:
     bool make_metadata_space();
     void wake_evictor_when_low(std::uint64_t blocks);
     void evictor();
+    void evict_ahead(std::unique_lock<std::mutex>& guard, EvictReason reason,
+                     const std::function<std::uint64_t()>& wanted);
 
     // ranges.cpp: make_room and zeroing hold the file's lock, the others the mutex
     Async<int> make_room(File& file, std::uint64_t blocks, std::function<bool()> take);
@@ -490,6 +492,8 @@ private:
     std::uint64_t usable_physical() const;
     PhysicalLevel physical_level() const;
     std::uint64_t physical_blocks_left() const;
+    void set_physical_goal();
+    std::uint64_t physical_blocks_to_evict() const;
     void charge_physical(SegmentId segment, std::uint32_t blocks);
 
     // health.cpp
