@@ -21,6 +21,7 @@ def test_two_minutes_on_a_full_store() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     verdict = json.loads(result.stdout)
     assert verdict["problems"] == []
+    assert verdict["counts"]["refused"] == 0, "a full store evicts"
     assert verdict["fullest"] > 0.93
     assert verdict["memory"]["is_flat"]
     assert verdict["descriptors"]["is_flat"]

@@ -108,9 +108,12 @@ def _run(
             except (KvfsError, OSError) as error:
                 problems.append(str(error))
             counts, by_style = crew.counts(), crew.by_style()
-        stats = json.loads((mount.root / ".kvfs" / "stats").read_text())
-        mount.umount()
-        problems += _fsck(binaries, mount.store)
+        try:
+            stats = json.loads((mount.root / ".kvfs" / "stats").read_text())
+            mount.umount()
+            problems += _fsck(binaries, mount.store)
+        except (KvfsError, OSError) as error:  # of a mount that hangs: the problem that comes first is the reason
+            problems.append(str(error))
     finally:
         problems += [line for line in _lines(log) if _PROBLEM.search(line)]
         mount.close()
