@@ -70,12 +70,8 @@ void Store::cleaner() {
 // One walk over the inodes for the emptiest few segments. False when nothing can be gained, now or soon.
 bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
     const auto usable = segments_.blocks() - 1;
-    bool busy = false;
-    const auto victims = segments_.victims(kVictims, usable - usable / kLeastGain, busy);
-    if (victims.empty()) {
-        if (busy) cleaner_wake_.wait_for(guard, 5ms);  // it has to be asked again: the device's answers notify nobody
-        return busy;
-    }
+    const auto victims = segments_.victims(kVictims, usable - usable / kLeastGain);
+    if (victims.empty()) return false;
     std::vector<Move> moves;
     for (InodeNumber ino = kRoot; ino < inodes_.end(); ++ino) {
         const Inode* inode = inodes_.find(ino);
@@ -89,6 +85,7 @@ bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
         });
     }
     bool moved = false;
+    bool busy = false;
     std::optional<SegmentId> lease;
     for (const Move& move : moves) {
         if (stop_ || log_error_ != 0) break;

@@ -184,18 +184,13 @@ void Segments::finish_trim(SegmentId id) {
     free_.push_back(id);
 }
 
-std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit, bool& busy) const {
+std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit) const {
     std::vector<SegmentId> out;
     for (SegmentId id = 0; id < table_.size(); ++id) {
         const Segment& segment = table_[id];
-        if (segment.state != SegmentState::kSealed || segment.live == 0 || segment.live > limit ||
-            segment.leases != 0) {
-            continue;
-        }
-        if (segment.readers == 0) {
+        if (segment.state == SegmentState::kSealed && segment.live > 0 && segment.live <= limit &&
+            segment.leases == 0) {
             out.push_back(id);
-        } else if (segment.readers > segment.waiting) {
-            busy = true;
         }
     }
     const auto least = std::min(count, out.size());

@@ -24,7 +24,6 @@ struct Segment {
     std::uint32_t used = 0;      // blocks handed out, the header included
     std::uint32_t live = 0;      // blocks that some file, committed or not, refers to
     std::uint32_t readers = 0;   // device requests under way, either way: it must not be reused under them
-    std::uint32_t waiting = 0;   // of those, places of writers who wait for more space: they end only after that
     std::uint32_t leases = 0;    // files being written into it
     SegmentState state = SegmentState::kFree;
     bool trimmed = false;      // free, and the device has been told
@@ -92,9 +91,8 @@ public:
     std::optional<SegmentId> start_trim(std::size_t keep);
     void finish_trim(SegmentId id);
 
-    // Sealed segments with the least live data, best first, that hold at most `limit` live blocks, and that nobody
-    // reads or writes. `busy`: there are more, which somebody will soon be through with.
-    [[nodiscard]] std::vector<SegmentId> victims(std::size_t count, std::uint32_t limit, bool& busy) const;
+    // Sealed segments with the least live data, best first, that hold at most `limit` live blocks.
+    [[nodiscard]] std::vector<SegmentId> victims(std::size_t count, std::uint32_t limit) const;
 
 private:
     void seal(SegmentId id);
