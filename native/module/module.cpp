@@ -346,6 +346,9 @@ nb::dict PyStore::statistics() {
     space["reserved_bytes"] = g.reserved_blocks * format::kBlock;
     space["cleaned_segments_total"] = get(c.cleaned_segments);
     space["moved_bytes_total"] = get(c.moved_blocks) * format::kBlock;
+    space["cut_bytes_total"] = get(c.cut_blocks) * format::kBlock;
+    space["surveys_total"] = get(c.surveys);
+    space["recycled_segments_total"] = get(c.recycled_segments);
     space["trimmed_segments_total"] = get(c.trimmed_segments);
     out["space"] = space;
     out["eviction"] = eviction_statistics(s);

@@ -1,15 +1,33 @@
-// Getting space back: segments that are mostly dead are emptied by moving what is still live, and free segments are
-// trimmed.
+// The cleaner's thread: space comes back.
 //
-// Moving is copy-on-write like everything else: read and verify, write elsewhere, then, under the mutex and only if
-// the file still maps exactly those blocks, point it at the copy and log that. A file that changed meanwhile keeps its
-// change, and the copy is dead on arrival. The old place is reused once the log is durable (Segments::collect).
+// What it does, in this order, and why:
+//   1. Segments that died as a whole and wait only for the log are freed; where it is scarce the committer is asked for
+//      a flush.
+//   2. Below Segments::low() free segments it looks for gaps (survey.cpp), which writers then fill before they
+//      take a free segment. Nothing is moved for that. One survey finds what has died since the last, enough
+//      for a while; the next one is due when half of it is used up.
+//   3. Versions of pool files that were written over are let go of, when somebody waits.
+//   4. When gaps run short too (what died lies in pieces too small, or within checksummed units that are still partly
+//      alive), or when free segments themselves run short (the log and checkpoints need whole ones), it empties
+//      segments by moving what is live (moving.cpp).
+//   5. With nothing to do it trims what is free.
+//
+// Writers and the cleaner. A writer that finds neither a gap nor a free segment above Segments::reserve() leaves its
+// coroutine in space_waiters_ and says in space_wanted_ how large a piece it needs. The cleaner makes a round and
+// resumes all of them; they try again, and may come back. A round that found nothing while no more than the reserve is
+// free sets cleaner_stuck_: those who waited for it then take from the reserve what they were promised when their
+// bytes were accepted, and fail with ENOSPC beyond that. To make that rare the cleaner starts early:
+// is_space_due() is asked whenever space is handed out.
+//
+// Committer and cleaner. Neither waits for the other but for the flush of step 1, for 100 ms at most: the committer
+// calls collect() after every flush and notifies when that freed something.
+//
+// Eviction (whoever removes files to make room) needs nothing from here: what it removes dies as if a client had
+// removed it, and the next collect() or survey finds it.
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 
-#include "store/granule.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::store {
@@ -17,45 +35,46 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::uint64_t kBlock = format::kBlock;
-constexpr std::size_t kVictims = 4;         // per walk over the inodes
-constexpr std::uint32_t kLeastGain = 64;    // a victim gives back at least this fraction of a segment
-constexpr std::uint64_t kMoveBlocks = 256;  // 1 MiB per request
-
-struct Move {
-    InodeNumber ino;
-    std::uint64_t logical;
-    Extent extent;
-};
+constexpr std::uint64_t kStock = (std::uint64_t{64} << 20) / format::kBlock;  // of gaps, on a store of ordinary size
+constexpr std::uint64_t kLeastStock = 256;
 
 }  // namespace
+
+// Blocks of gaps that are to lie ready: a fraction of a second of writing, for few walks over the inodes.
+std::uint64_t Store::wanted_stock() const {
+    const std::uint64_t all = segments_.count() * segments_.blocks();
+    return std::min(all / 32, std::max(kStock, all / 1024));
+}
+
+bool Store::is_space_due() const {
+    if (segments_.free_count() >= segments_.low() || segments_.deaths() < quiet_until_) return false;
+    return segments_.stock() < wanted_stock() / 2 || segments_.free_count() < segments_.reserve();
+}
 
 void Store::cleaner() {
     std::unique_lock guard(mutex_);
     while (!stop_) {
-        const auto wanted = [this] { return stop_ || !space_waiters_.empty() || !trim_waiters_.empty(); };
-        cleaner_wake_.wait_for(guard, 1s, wanted);
+        cleaner_wake_.wait_for(
+            guard, 1s, [this] { return stop_ || !space_waiters_.empty() || !trim_waiters_.empty() || is_space_due(); });
         if (stop_) break;
         if (!trim_waiters_.empty() || physical_level() != PhysicalLevel::kPlenty) trim_everything(guard);
-        const std::uint64_t low = segments_.reserve() + std::max<std::uint64_t>(2, segments_.count() / 32);
+        const bool waited_for = !space_waiters_.empty();
         bool progress = false;
-        if (segments_.free_count() < low && log_error_ == 0) {
-            if (segments_.would_collect(lsn_durable_)) {
-                wake_committer();
-                cleaner_wake_.wait_for(guard, 100ms);  // the committer notifies when it has freed something
-                progress = true;
-            }
-            progress = segments_.collect(lsn_durable_) || progress;
-            if (segments_.free_count() < low) progress = clean_some(guard) || progress;
+        if (segments_.free_count() < segments_.low() && log_error_ == 0) {
+            progress = make_space(guard);
         } else {
             progress = trim_one(guard);
         }
-        cleaner_stuck_ = !progress && segments_.free_count() <= segments_.reserve();
+        if (!progress) quiet_until_ = segments_.deaths() + std::max(16U, segments_.blocks() / 16);
+        // a round that nobody waited for does not do all that can be done
+        cleaner_stuck_ = waited_for && !progress && segments_.free_count() <= segments_.reserve();
         if (!space_waiters_.empty()) {
             const auto waiters = std::exchange(space_waiters_, {});
+            space_wanted_ = 0;
             guard.unlock();
             for (const auto handle : waiters) uring::Turn::next(handle);
             guard.lock();
+            cleaner_stuck_ = false;  // it was true for them: whoever comes later may find more to let go of
         }
     }
     auto waiters = std::exchange(space_waiters_, {});
@@ -67,106 +86,40 @@ void Store::cleaner() {
     for (const auto handle : waiters) uring::Turn::next(handle);
 }
 
-// One walk over the inodes for the emptiest few segments. False when nothing can be gained, now or soon.
-bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
-    const auto usable = segments_.blocks() - 1;
-    const auto victims = segments_.victims(kVictims, usable - usable / kLeastGain);
-    if (victims.empty()) return false;
-    std::vector<Move> moves;
-    for (InodeNumber ino = kRoot; ino < inodes_.end(); ++ino) {
-        const Inode* inode = inodes_.find(ino);
-        if (inode == nullptr || !inode->is_regular()) continue;
-        inodes_.visit(*inode, 0, ~std::uint64_t{0}, [&](std::uint64_t logical, const Extent& extent) {
-            if (std::find(victims.begin(), victims.end(), extent.segment) == victims.end()) return;
-            for (std::uint32_t at = 0; at < extent.blocks; at += kMoveBlocks) {
-                const std::uint64_t n = std::min<std::uint64_t>(kMoveBlocks, extent.blocks - at);
-                moves.push_back({ino, logical + at, narrow(extent, at, n)});
-            }
-        });
-    }
-    bool moved = false;
-    bool busy = false;
-    std::optional<SegmentId> lease;
-    for (const Move& move : moves) {
-        if (stop_ || log_error_ != 0) break;
-        if (move_extent(guard, move.ino, move.logical, move.extent, lease, &busy)) moved = true;
-    }
-    segments_.end_lease(lease);
-    counters_.cleaned_segments.fetch_add(victims.size(), std::memory_order_relaxed);
-    wake_committer();
-    return moved || busy;
-}
-
-// Blocking: runs on the cleaner thread. True when the file now uses the copy; `busy` when it may another time.
-bool Store::move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical,
-                        const Extent& extent, std::optional<SegmentId>& lease, bool* busy) {
-    const auto still_there = [&]() -> Inode* {
-        Inode* inode = inodes_.find(ino);
-        if (inode == nullptr || !inode->is_regular()) return nullptr;
-        std::uint64_t same = 0;
-        inodes_.visit(*inode, logical, logical + extent.blocks, [&](std::uint64_t at, const Extent& now) {
-            const std::uint64_t from = std::max(at, logical);
-            const std::uint64_t to = std::min(at + now.blocks, logical + extent.blocks);
-            if (now.segment == extent.segment &&
-                now.block + now.skip + (from - at) == extent.block + extent.skip + (from - logical)) {
-                same += to - from;
-            }
-        });
-        return same == extent.blocks ? inode : nullptr;
+// One round. False when nothing can be gained, now or soon.
+bool Store::make_space(std::unique_lock<std::mutex>& guard) {
+    bool progress = segments_.collect(lsn_durable_);
+    const auto flush = [&] {
+        if (!segments_.would_collect(lsn_durable_)) return;
+        flush_wanted_ = log_.appended();
+        wake_committer();
+        cleaner_wake_.wait_for(guard, 100ms, [&] { return stop_ || log_error_ != 0 || lsn_durable_ >= flush_wanted_; });
+        flush_wanted_ = kNoFlush;
+        segments_.collect(lsn_durable_);
+        progress = true;
     };
-    Inode* inode = still_there();
-    if (inode == nullptr) return false;
-    // writes that the device has not finished keep their segment busy: what they bring must not be read yet
-    if (segments_.at(extent.segment).readers != 0) {
-        *busy = true;
-        return false;
+    const bool waited_for = !space_waiters_.empty();
+    const auto is_served = [&] {
+        return segments_.free_count() > segments_.reserve() || (waited_for && segments_.has_gap(space_wanted_));
+    };
+    if (waited_for && !is_served()) flush();
+    if (waited_for && is_served()) return true;
+    if (waited_for) {
+        progress = commit_replaced() || progress;
+        segments_.give_up_gaps(space_wanted_);
     }
-    Plan plan;
-    plan_read(*inode, logical, logical + extent.blocks, plan);
-    guard.unlock();
-    const Buffer data = Buffer::heap(extent.blocks * kBlock);
-    int rc = uring::block_on(read_granules(ino, std::move(plan), logical, data.data(), uring::Priority::kPrefetch));
-    guard.lock();
-    if (rc != 0) return false;
-
-    Places places;
-    if (!take_places(extent.blocks, lease, kept_for_metadata(), places)) rc = -ENOSPC;
-    guard.unlock();
-    open_segments(places);
-    Pieces pieces;
-    if (rc == 0) {
-        checksum_places(places, logical, data.data(), pieces);
-        rc = uring::block_on(write_places(places, data.data()));
+    if (segments_.stock() < wanted_stock() / 2 && survey(guard, wanted_stock(), waited_for ? space_wanted_ : 0)) {
+        progress = true;
+        flush();
+        if (waited_for && is_served()) return true;
     }
-    guard.lock();
-    inode = rc == 0 ? still_there() : nullptr;
-    if (inode == nullptr) {
-        give_up_places(places);
-        return false;
+    const bool short_of_gaps = !progress && segments_.stock() < std::max(kLeastStock, wanted_stock() / 64);
+    if (segments_.free_count() < segments_.reserve() || short_of_gaps || waited_for) {
+        if (segments_.has_busy_gaps()) progress = true;  // they come, once their readers are through
+        progress = clean_some(guard) || progress;
+        flush();
     }
-    finish_places(places);
-    // what the log knows of these blocks moves with them; what it does not know yet stays unknown to it
-    const auto file = find_file(ino);
-    std::vector<Piece> known;
-    for (const Piece& piece : pieces) {
-        const std::uint64_t end = piece.logical + piece.extent.blocks;
-        if (!file || !file->dirty) {
-            known.push_back(piece);
-            continue;
-        }
-        for (const auto& [a, b] : file->changed.missing(piece.logical, end)) {
-            known.push_back({a, narrow(piece.extent, a - piece.logical, b - a)});
-        }
-    }
-    if (inode->has(kLogged)) log_moved(ino, *inode, known);
-    const std::uint64_t lsn = log_.commit();
-    for (const Piece& old : inodes_.carve(*inode, logical, logical + extent.blocks)) {
-        segments_.remove_live(old.extent.segment, old.extent.blocks, lsn);
-    }
-    for (Piece& piece : pieces) inodes_.insert(*inode, piece.logical, std::move(piece.extent));
-    inodes_.compact(*inode);
-    counters_.moved_blocks.fetch_add(extent.blocks, std::memory_order_relaxed);
-    return true;
+    return progress;
 }
 
 // Tells the device (or the file system that a store file lies on) about one free segment.

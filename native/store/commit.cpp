@@ -120,6 +120,7 @@ static std::vector<Piece> pieces_of(const Inodes& inodes, const Inode& inode) {
 void Store::commit(File& file) {
     Inode* inode = inodes_.find(file.ino);
     file.dirty = false;
+    file.settling = false;
     if (inode == nullptr || inode->nlink == 0) return;  // deleted meanwhile: the log has forgotten it already
     inodes_.compact(*inode);
     const format::InodeBody body = body_of(file.ino, *inode);
@@ -168,6 +169,38 @@ void Store::commit(File& file) {
     file.keep_blocks = ~std::uint64_t{0};
     file.committed_size = inode->size;
     note_there(file.ino, file.client);
+}
+
+// What is mapped is a version that the file has had: all of it has landed, and what waits in the tail has its old
+// content mapped in its place. Then it may be committed without the file's lock, which whoever waits for space holds.
+bool Store::is_presentable(const File& file, const Inode& inode) const {
+    if (file.in_flight != 0 || file.error != 0) return false;
+    if (!file.tail) return true;
+    const std::uint64_t from = file.tail.start / format::kBlock;
+    const std::uint64_t to = (file.tail.end + format::kBlock - 1) / format::kBlock;
+    std::uint64_t mapped = 0;
+    inodes_.visit(inode, from, to, [&](std::uint64_t logical, const Extent& extent) {
+        mapped += std::min(to, logical + extent.blocks) - std::max(from, logical);
+    });
+    return mapped == to - from && (file.tail.end < inode.size || inode.size % format::kBlock == 0);
+}
+
+// Lets go of the space that versions replaced since the last commit hold. False when there is none, or when it cannot
+// be done soon. The mutex is held.
+bool Store::commit_replaced() {
+    bool any = false;
+    for (const auto& [ino, file] : files_) {
+        if (!file->dirty || file->replaced.empty()) continue;
+        const Inode* inode = inodes_.find(ino);
+        if (inode == nullptr || inode->nlink == 0) continue;
+        any = any || file->in_flight != 0;
+        if (!is_presentable(*file, *inode)) continue;
+        const bool has_tail = static_cast<bool>(file->tail);
+        commit(*file);
+        if (has_tail) mark_dirty(*file);
+        any = true;
+    }
+    return any;
 }
 
 // The cleaner moved these committed blocks. The mutex is held; the caller ends the transaction.
@@ -226,6 +259,7 @@ void Store::revert(File& file) {
         file.dirty = false;
         return;
     }
+    ++reverts_;
     for (const auto& [from, to] : file.changed.all()) {
         for (const Piece& piece : inodes_.carve(*inode, from, to)) {
             segments_.remove_live(piece.extent.segment, piece.extent.blocks, log_.appended());

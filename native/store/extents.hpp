@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "format/format.hpp"
@@ -46,6 +47,16 @@ public:
         auto it = map_.upper_bound(from);
         if (it != map_.begin() && std::prev(it)->first + std::prev(it)->second.blocks > from) --it;
         for (; it != map_.end() && it->first < to; ++it) visit(it->first, it->second);
+    }
+
+    // The same for at most `most` extents that reach past `from`: where to go on, or nothing at the end.
+    template <typename Visit>
+    std::optional<std::uint64_t> visit_some(std::uint64_t from, std::size_t most, Visit&& visit) const {
+        auto it = map_.upper_bound(from);
+        if (it != map_.begin() && std::prev(it)->first + std::prev(it)->second.blocks > from) --it;
+        for (; it != map_.end() && most > 0; ++it, --most) visit(it->first, it->second);
+        if (it == map_.end()) return std::nullopt;
+        return it->first;
     }
 
 private:

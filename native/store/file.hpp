@@ -84,6 +84,7 @@ struct File {
 
     bool dirty = false;     // something to commit
     bool in_place = false;  // written over or preallocated: a pool file, committed by age as well
+    bool settling = false;  // a commit is on its way, because too much hangs on it
     std::int64_t dirty_since_ns = 0;
     Ranges changed;                                 // blocks whose mapping is not the committed one
     ExtentMap replaced;                             // the committed mapping of those blocks

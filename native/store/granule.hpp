@@ -19,7 +19,7 @@ struct Granule {
     std::uint64_t checksum = 0;
     std::uint64_t logical = 0;  // block of the file that the wanted part starts at
 
-    [[nodiscard]] GranuleKey key() const { return {std::uint64_t{segment} << 32 | block, generation}; }
+    [[nodiscard]] GranuleKey key() const { return {std::uint64_t{segment} << 32 | block, checksum}; }
 };
 
 using Plan = uring::InlineVector<Granule, 6>;  // 1 MiB touches five granules

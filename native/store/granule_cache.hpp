@@ -15,10 +15,11 @@
 
 namespace kvfs::store {
 
-// Keyed by place and generation, so that an entry can never be taken for what was written there later.
+// Keyed by place and checksum (which is seeded with the segment's generation), so that an entry can never be taken for
+// what was written there later, be it in the segment's next life or into a gap of this one.
 struct GranuleKey {
     std::uint64_t place = 0;  // segment << 32 | block
-    std::uint64_t generation = 0;
+    std::uint64_t checksum = 0;
     bool operator==(const GranuleKey&) const = default;
 };
 
@@ -80,7 +81,7 @@ public:
 
 private:
     [[nodiscard]] std::size_t bucket(const GranuleKey& key) const {
-        return static_cast<std::size_t>((key.place ^ key.generation << 17) * 0x9e3779b97f4a7c15ULL >> 32) &
+        return static_cast<std::size_t>((key.place ^ key.checksum << 17) * 0x9e3779b97f4a7c15ULL >> 32) &
                (buckets_.size() - 1);
     }
     Slot* look(const GranuleKey& key);

@@ -143,6 +143,15 @@ public:
             inode.map->visit(from, to, visit);
         }
     }
+    // See ExtentMap; nothing when all has been seen.
+    template <typename Visit>
+    std::optional<std::uint64_t> visit_some(const Inode& inode, std::uint64_t from, std::size_t most,
+                                            Visit&& visit) const {
+        if (!inode.has(kInline)) return inode.map == nullptr ? std::nullopt : inode.map->visit_some(from, most, visit);
+        const Extent extent = inline_extent(inode);
+        if (from < extent.blocks) visit(std::uint64_t{0}, extent);
+        return std::nullopt;
+    }
 
     std::unordered_map<InodeNumber, Xattrs> xattrs;
     std::uint64_t xattr_bytes = 0;  // ever set since the mount and still there before it, at most: an upper bound

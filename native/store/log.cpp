@@ -203,7 +203,7 @@ void Store::committer() {
         const bool sync_after = std::exchange(commit_now_, false) || scarce || stopping;
         if (log_error_ == 0) write_pending(guard, sync_after);
         if (health_.is_recovery_wanted || (stopping && log_error_ != 0)) try_to_recover(guard);
-        if (segments_.collect(lsn_durable_)) cleaner_wake_.notify_one();
+        if (segments_.collect(lsn_durable_) || lsn_durable_ >= flush_wanted_) cleaner_wake_.notify_one();
         settle_tails(guard, now_ns());
         Checkpoint checkpoint(*this);
         if (log_error_ == 0 && (stopping || checkpoint.is_due())) {

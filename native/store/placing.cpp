@@ -16,11 +16,14 @@ constexpr std::uint64_t kMostEvicted = 1024;  // files in one hold of the mutex
 struct SpaceWait {
     std::mutex& mutex;
     std::vector<std::coroutine_handle<>>& waiters;
+    std::uint32_t& wanted;
+    std::uint32_t blocks;
     std::condition_variable& cleaner;
     bool await_ready() const { return false; }
     void await_suspend(std::coroutine_handle<> waiter) {
         const std::lock_guard guard(mutex);
         waiters.push_back(waiter);
+        wanted = std::max(wanted, blocks);
         cleaner.notify_one();
     }
     void await_resume() const {}
@@ -37,11 +40,12 @@ bool overlaps(const Flight* flights, std::uint64_t from, std::uint64_t to) {
 
 // Adds to `out` until it has `blocks`. False when there are no more without going below `floor` free segments: what is
 // in `out` stays. The mutex is held.
-bool Store::take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out) {
+bool Store::take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out,
+                        Stream stream) {
     std::uint32_t placed = 0;
     for (const Place& place : out) placed += place.blocks;
     while (placed < blocks) {
-        const auto got = segments_.allocate(blocks - placed, lease, floor);
+        const auto got = segments_.allocate(blocks - placed, lease, floor, stream);
         if (!got) return false;
         Segment& segment = segments_.at(got->segment);
         if (got->opened) {
@@ -55,6 +59,7 @@ bool Store::take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, s
         placed += got->blocks;
         out.push_back({got->segment, got->block, got->blocks, segment.generation, got->opened});
     }
+    if (is_space_due()) cleaner_wake_.notify_one();
     return true;
 }
 
@@ -67,7 +72,7 @@ void Store::give_up_places(const Places& places) {
 // The device is through with them. The mutex is held.
 void Store::finish_places(const Places& places) {
     for (const Place& place : places) {
-        --segments_.at(place.segment).readers;
+        segments_.end_request(place.segment);
         note_unflushed(place.segment);
     }
 }
@@ -116,13 +121,13 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
             const std::uint64_t before = segments_.live_blocks();
             // this space was promised when the bytes were taken: once cleaning is at its end, the reserve keeps the
             // promise
-            done = take_places(blocks, file.lease, cleaner_stuck_ ? kept_for_metadata() : segments_.reserve(), places);
+            done = take_places(blocks, file.lease, is_stuck() ? kept_for_metadata() : segments_.reserve(), places);
             reserved_blocks_ -= segments_.live_blocks() - before;
-            if (!done && cleaner_stuck_ && evicts_ &&
+            if (!done && is_stuck() && evicts_ &&
                 evict_some(segments_.blocks(), kMostEvicted, EvictReason::kSpace, {}).files != 0) {
                 cleaner_stuck_ = false;  // there is more to gain now
             }
-            if (!done && (cleaner_stuck_ || read_only_)) {
+            if (!done && (is_stuck() || read_only_ || stop_)) {
                 error = read_only_ ? -EIO : -ENOSPC;
                 reserved_blocks_ -= blocks;
                 for (const Place& each : places) reserved_blocks_ += each.blocks;
@@ -136,7 +141,10 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
             counters_.enospc.fetch_add(1, std::memory_order_relaxed);
             co_return error;
         }
-        co_await SpaceWait{mutex_, space_waiters_, cleaner_wake_};
+        std::uint32_t left = blocks;
+        for (const Place& each : places) left -= each.blocks;
+        const auto piece = std::min<std::uint32_t>(left, format::kGranuleBlocks);
+        co_await SpaceWait{mutex_, space_waiters_, space_wanted_, piece, cleaner_wake_};
     }
 }
 
@@ -156,8 +164,8 @@ void Store::checksum_places(const Places& places, std::uint64_t logical, const s
     }
 }
 
-Async<int> Store::write_places(const Places& places, std::byte* data) {
-    uring::Batch batch(rings_->here());
+Async<int> Store::write_places(const Places& places, std::byte* data, uring::Priority priority) {
+    uring::Batch batch(rings_->here(), priority);
     for (const Place& place : places) {
         batch.add(uring::OpKind::kWrite, data, place.blocks * kBlock, device_offset(place.segment, place.block));
         data += place.blocks * kBlock;
@@ -192,9 +200,12 @@ Async<int> Store::fly(std::unique_ptr<Flight> flight) {
     }
     flight->buffer.reset();  // before anybody is woken who may want it
     FlightWait* landed = nullptr;
+    bool settle = false;
     {
         const std::lock_guard guard(mutex_);
         File& file = *flight->file;
+        settle = rc == 0 && is_settling_due(file);
+        file.settling = file.settling || settle;
         finish_places(flight->places);
         if (rc != 0) {
             counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
@@ -222,6 +233,7 @@ Async<int> Store::fly(std::unique_ptr<Flight> flight) {
         landed = landed->next;
         uring::Turn::next(waiter);  // the node may be gone after this
     }
+    if (settle) in_background(flush_now(flight->file->ino));
     co_return rc;
 }
 

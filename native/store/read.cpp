@@ -48,7 +48,7 @@ void Store::plan_read(const Inode& inode, std::uint64_t from, std::uint64_t to, 
 
 // The mutex is held.
 void Store::unpin(const Plan& plan) {
-    for (const Granule& granule : plan) --segments_.at(granule.segment).readers;
+    for (const Granule& granule : plan) segments_.end_request(granule.segment);
 }
 
 bool Store::verify(const Granule& granule, const std::byte* data) {

@@ -1,6 +1,7 @@
 #include "store/segments.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace kvfs::store {
 
@@ -25,8 +26,10 @@ std::uint64_t Segments::reserve() const {
     return std::max(least_reserve_, growth + 1);
 }
 
+std::uint64_t Segments::low() const { return reserve() + std::max<std::uint64_t>(2, table_.size() / 32); }
+
 bool Segments::has_room_for_metadata(std::uint64_t reserved) const {
-    const std::uint64_t data = (live_ + reserved) * 32 / 31 / (blocks_ - 1) + 1;
+    const std::uint64_t data = (live_blocks() + reserved) * 32 / 31 / (blocks_ - 1) + 1;
     return data + metadata_expected_ + 1 <= table_.size();
 }
 
@@ -45,39 +48,86 @@ std::optional<SegmentId> Segments::take_free() {
     return id;
 }
 
-std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional<SegmentId>& lease,
-                                             std::uint64_t floor) {
-    bool opened = false;
-    if (lease && (table_[*lease].state != SegmentState::kOpen || table_[*lease].used == blocks_)) end_lease(lease);
-    if (!lease) {
-        // the open segment with the fewest writers; a new one while all have one and there may be more
-        const auto best = std::min_element(open_.begin(), open_.end(), [this](SegmentId a, SegmentId b) {
-            return table_[a].leases < table_[b].leases;
-        });
-        const bool may_open = free_.size() > floor;
-        const bool comfortable = free_.size() > reserve() + max_open_;
-        if (best == open_.end() || (table_[*best].leases > 0 && open_.size() < max_open_ && may_open && comfortable)) {
-            if (!may_open) return std::nullopt;
-            const auto id = take_free();
-            if (!id) return std::nullopt;
-            table_[*id].state = SegmentState::kOpen;
-            open_.push_back(*id);
-            opened = true;
-            lease = id;
-        } else {
-            lease = *best;
+// What `blocks` blocks can get there in one piece: 0 when nothing.
+std::uint32_t Segments::fit(SegmentId id, std::uint32_t blocks) const {
+    const Segment& segment = table_[id];
+    if (segment.state != SegmentState::kOpen) return 0;
+    if (!segment.recycled) return std::min(blocks, blocks_ - segment.used);
+    const auto& gaps = recycled_.at(id).gaps;
+    if (gaps.empty()) return 0;
+    constexpr auto kGranule = static_cast<std::uint32_t>(format::kGranuleBlocks);
+    const std::uint32_t largest = gaps.rbegin()->first;
+    if (largest >= blocks) return blocks;
+    return largest < kGranule ? 0 : largest / kGranule * kGranule;
+}
+
+// The open segment with the fewest writers; another one while all have one and there may be more.
+std::optional<SegmentId> Segments::choose(std::uint32_t blocks, std::uint64_t floor, Stream stream, bool& opened) {
+    constexpr std::uint32_t kMostMisses = 64;
+    constexpr std::uint64_t kLastFloor = 2;  // of writers that nothing else helps
+    std::optional<SegmentId> best;
+    std::optional<SegmentId> other;  // the other stream's: better than none
+    std::optional<SegmentId> useless;
+    const auto better = [this](std::optional<SegmentId> than, SegmentId id) {
+        return !than || table_[id].leases < table_[*than].leases;
+    };
+    for (const SegmentId id : open_) {
+        const Segment& segment = table_[id];
+        if (fit(id, blocks) == 0) {
+            if (segment.recycled && ++recycled_.at(id).misses >= kMostMisses) useless = id;
+            continue;
         }
+        std::optional<SegmentId>& mine = segment.recycled || segment.stream == stream ? best : other;
+        if (better(mine, id)) mine = id;
+    }
+    if (useless) seal(*useless);
+    if (best && (table_[*best].leases == 0 || open_.size() >= max_open_)) return best;
+    if (const auto gap = open_recycled(blocks)) return gap;
+    const bool may_open = free_.size() > floor;
+    const bool comfortable = free_.size() > reserve() + max_open_;
+    if (best && !(may_open && comfortable)) return best;
+    // Where segments are few, one stream goes on in what the other has open, unless that is what clients must not take:
+    // what the cleaner opens below their floor is what it gets more space with.
+    if (other && !comfortable && (may_open || stream == Stream::kMoved || floor <= kLastFloor)) return other;
+    if (!may_open) return std::nullopt;
+    const auto id = take_free();
+    if (!id) return other;
+    table_[*id].state = SegmentState::kOpen;
+    table_[*id].stream = stream;
+    open_.push_back(*id);
+    opened = true;
+    return id;
+}
+
+std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor,
+                                             Stream stream) {
+    bool opened = false;
+    if (lease && fit(*lease, blocks) == 0) end_lease(lease);
+    if (!lease) {
+        lease = choose(blocks, floor, stream, opened);
+        if (!lease) return std::nullopt;
         ++table_[*lease].leases;
     }
     Segment& segment = table_[*lease];
     Allocation out;
     out.segment = *lease;
-    out.block = segment.used;
-    out.blocks = std::min(blocks, blocks_ - segment.used);
+    out.blocks = fit(*lease, blocks);
     out.opened = opened;
-    segment.used += out.blocks;
+    bool full = false;
+    if (segment.recycled) {
+        Recycled& recycled = recycled_.at(*lease);
+        out.block = take_gap(recycled, out.blocks);
+        full = recycled.gaps.empty();
+    } else {
+        out.block = segment.used;
+        segment.used += out.blocks;
+        full = segment.used == blocks_;
+    }
+    taken_ += out.blocks;
+    segment.written = taken_;
     add_live(out.segment, out.blocks);
-    if (segment.used == blocks_) seal(out.segment);
+    if (stream == Stream::kMoved) copies_ += out.blocks;
+    if (full) seal(out.segment);
     return out;
 }
 
@@ -89,8 +139,14 @@ void Segments::end_lease(std::optional<SegmentId>& lease) {
 
 void Segments::seal(SegmentId id) {
     std::erase(open_, id);
-    table_[id].state = SegmentState::kSealed;
-    if (table_[id].live == 0) candidates_.push_back(id);
+    Segment& segment = table_[id];
+    if (std::exchange(segment.recycled, false)) {
+        const auto it = recycled_.find(id);
+        stock_ -= it->second.blocks;
+        recycled_.erase(it);
+    }
+    segment.state = SegmentState::kSealed;
+    if (segment.live == 0) candidates_.push_back(id);
 }
 
 std::optional<SegmentId> Segments::take_for_metadata() {
@@ -119,11 +175,18 @@ void Segments::remove_live(SegmentId id, std::uint32_t blocks, std::uint64_t lsn
     Segment& segment = table_[id];
     segment.live -= blocks;
     live_ -= blocks;
+    deaths_ += blocks;
     segment.dead_lsn = std::max(segment.dead_lsn, lsn);
     if (segment.live == 0 && segment.state == SegmentState::kSealed) candidates_.push_back(id);
 }
 
 bool Segments::collect(std::uint64_t durable_lsn) {
+    bool gaps = false;
+    for (const SegmentId id : waiting_) {
+        const std::uint64_t lsn = recycled_.at(id).lsn;
+        gaps = gaps || (lsn > durable_ && lsn <= durable_lsn);
+    }
+    durable_ = durable_lsn;
     const auto before = candidates_.size();
     std::erase_if(candidates_, [&](SegmentId id) {
         Segment& segment = table_[id];
@@ -135,12 +198,14 @@ bool Segments::collect(std::uint64_t durable_lsn) {
         free_.push_front(id);  // still backed by the device: cheaper to write than a trimmed one
         return true;
     });
-    return candidates_.size() != before;
+    return gaps || candidates_.size() != before;
 }
 
 bool Segments::would_collect(std::uint64_t durable_lsn) const {
     return std::any_of(candidates_.begin(), candidates_.end(),
-                       [&](SegmentId id) { return table_[id].dead_lsn > durable_lsn; });
+                       [&](SegmentId id) { return table_[id].dead_lsn > durable_lsn; }) ||
+           std::any_of(waiting_.begin(), waiting_.end(),
+                       [&](SegmentId id) { return recycled_.at(id).lsn > durable_lsn; });
 }
 
 void Segments::restore(SegmentId id, std::uint64_t generation, SegmentState state) {
@@ -184,19 +249,31 @@ void Segments::finish_trim(SegmentId id) {
     free_.push_back(id);
 }
 
-std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit) const {
-    std::vector<SegmentId> out;
+std::uint64_t Segments::room(Stream stream) const {
+    std::uint64_t room = 0;
+    for (const SegmentId id : open_) {
+        if (!table_[id].recycled && table_[id].stream == stream) room += blocks_ - table_[id].used;
+    }
+    return room;
+}
+
+std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit, bool now) const {
+    std::vector<std::pair<double, SegmentId>> rated;
     for (SegmentId id = 0; id < table_.size(); ++id) {
         const Segment& segment = table_[id];
-        if (segment.state == SegmentState::kSealed && segment.live > 0 && segment.live <= limit &&
-            segment.leases == 0) {
-            out.push_back(id);
+        if (segment.state != SegmentState::kSealed || segment.live == 0 || segment.live > limit ||
+            segment.leases != 0) {
+            continue;
         }
+        const double live = segment.live;
+        const double age = static_cast<double>(taken_ - segment.written) + blocks_;
+        rated.emplace_back(now ? -live : (blocks_ - 1 - live) * age / (2 * live), id);
     }
-    const auto least = std::min(count, out.size());
-    std::partial_sort(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(least), out.end(),
-                      [this](SegmentId a, SegmentId b) { return table_[a].live < table_[b].live; });
-    out.resize(least);
+    const auto least = std::min(count, rated.size());
+    std::partial_sort(rated.begin(), rated.begin() + static_cast<std::ptrdiff_t>(least), rated.end(),
+                      [](const auto& a, const auto& b) { return a.first > b.first; });
+    std::vector<SegmentId> out;
+    for (std::size_t i = 0; i < least; ++i) out.push_back(rated[i].second);
     return out;
 }
 

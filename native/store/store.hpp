@@ -1,8 +1,8 @@
 // One mounted KVFS1 volume.
 //
 // Threads. Callers (Python's, the splitter's) run the synchronous calls and start the asynchronous ones. The rings'
-// reapers finish them. The committer writes the log and checkpoints. The cleaner empties segments and
-// trims them. The sweeper removes what has had its time (sweep.hpp). The evictor keeps some room free of live data
+// reapers finish them. The committer writes the log and checkpoints. The cleaner brings space back and trims it
+// (cleaner.cpp). The sweeper removes what has had its time (sweep.hpp). The evictor keeps some room free of live data
 // (eviction.hpp). All of them take `mutex_` for instants; nobody holds it across I/O. Lock order: a File's lock, then
 // `mutex_`, then a leaf lock of uring/.
 //
@@ -35,6 +35,7 @@
 #include "store/health.hpp"
 #include "store/inodes.hpp"
 #include "store/log.hpp"
+#include "store/moving.hpp"
 #include "store/names.hpp"
 #include "store/physical.hpp"
 #include "store/quota.hpp"
@@ -117,9 +118,9 @@ struct Counters {
     std::atomic<std::uint64_t> reads{0}, read_bytes{0}, writes{0}, write_bytes{0}, lookups{0}, lookup_misses{0},
         creates{0}, unlinks{0}, renames{0}, flushes{0}, fsyncs{0}, checksum_errors{0}, files_dropped{0}, read_errors{0},
         write_errors{0}, log_frames{0}, log_bytes{0}, checkpoints{0}, checkpoint_bytes{0}, cleaned_segments{0},
-        moved_blocks{0}, trimmed_segments{0}, cache_hits{0}, cache_misses{0}, read_ahead{0}, enospc{0},
-        settings_refused{0}, quota_refused{0}, sweeps{0}, orphans_removed{0}, expired_removed{0}, swept_bytes{0},
-        device_full{0};
+        moved_blocks{0}, cut_blocks{0}, surveys{0}, recycled_segments{0}, trimmed_segments{0}, cache_hits{0},
+        cache_misses{0}, read_ahead{0}, enospc{0}, settings_refused{0}, quota_refused{0}, sweeps{0}, orphans_removed{0},
+        expired_removed{0}, swept_bytes{0}, device_full{0};
 };
 
 // Errors of metadata and data calls are negative errnos, as liburing has them.
@@ -379,14 +380,15 @@ private:
     bool has_space(std::uint64_t blocks);
 
     // placing.cpp
-    bool take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out);
+    bool take_places(std::uint32_t blocks, std::optional<SegmentId>& lease, std::uint64_t floor, Places& out,
+                     Stream stream = Stream::kClients);
     void give_up_places(const Places& places);
     void finish_places(const Places& places);
     void open_segments(Places& places);
     Async<int> write_opened(SegmentId segment);
     Async<int> place(File& file, std::uint32_t blocks, Places& places);
     void checksum_places(const Places& places, std::uint64_t logical, const std::byte* data, Pieces& out) const;
-    Async<int> write_places(const Places& places, std::byte* data);
+    Async<int> write_places(const Places& places, std::byte* data, uring::Priority priority = uring::Priority::kDemand);
     void map_flight(Inode& inode, Flight& flight, Pieces& pieces);
     void launch(std::unique_ptr<Flight> flight);
     Async<int> fly(std::unique_ptr<Flight> flight);
@@ -400,11 +402,14 @@ private:
     void reclaim_tail();
     void clear_tail(File& file);
     void discard_tail(File& file);
+    bool is_settling_due(const File& file) const;
     void settle_tails(std::unique_lock<std::mutex>& guard, std::int64_t now);
 
     // commit.cpp
     void unmap(Inode& inode, File& file, std::uint64_t from, std::uint64_t to);
     void commit(File& file);  // appends the transaction
+    bool is_presentable(const File& file, const Inode& inode) const;
+    bool commit_replaced();
     void revert(File& file);
     void log_moved(InodeNumber ino, const Inode& inode, const std::vector<Piece>& pieces);
     void serialise_committed(LogBuffer& out, InodeNumber ino);
@@ -515,13 +520,27 @@ private:
     Async<int> make_physical_room();
     void trim_everything(std::unique_lock<std::mutex>& guard);
 
-    // cleaner.cpp
+    // cleaner.cpp (its thread, the mutex is held)
+    static constexpr std::uint64_t kNoFlush = ~std::uint64_t{0};
     void cleaner();
-    bool clean_some(std::unique_lock<std::mutex>& guard);
+    std::uint64_t wanted_stock() const;
+    bool is_space_due() const;
+    bool is_stuck() const { return cleaner_stuck_ && segments_.deaths() < quiet_until_; }
+    bool make_space(std::unique_lock<std::mutex>& guard);
     // Leaves `keep` segments as they are, for the next writers.
     bool trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep = 4);
-    bool move_extent(std::unique_lock<std::mutex>& guard, InodeNumber ino, std::uint64_t logical, const Extent& extent,
-                     std::optional<SegmentId>& lease, bool* busy);
+
+    // survey.cpp
+    bool walk_extents(
+        std::unique_lock<std::mutex>& guard,
+        const std::function<void(InodeNumber ino, std::uint64_t logical, const Extent& extent, bool replaced)>& visit);
+    bool survey(std::unique_lock<std::mutex>& guard, std::uint64_t wanted, std::uint32_t least);
+
+    // moving.cpp
+    bool clean_some(std::unique_lock<std::mutex>& guard);
+    Inode* still_there(const Move& move);
+    void run_moves(std::unique_lock<std::mutex>& guard, std::vector<Move>& moves);
+    Async<Moved> move_extent(const Move& move, MoveRun& run);
 
     int fd_ = -1;
     uring::PlainIo io_;  // on fd_
@@ -567,6 +586,10 @@ private:
     HealthState health_;
     PhysicalLedger physical_;
     std::vector<std::coroutine_handle<>> space_waiters_;
+    std::uint32_t space_wanted_ = 0;         // by one of them, in one piece: what a gap must have
+    std::uint64_t quiet_until_ = 0;          // deaths before the cleaner looks again where it found nothing
+    std::uint64_t flush_wanted_ = kNoFlush;  // by the cleaner: it is told when the log is durable up to there
+    std::uint64_t reverts_ = 0;              // see survey.cpp
     bool cleaner_has_ended_ = false;
     bool cleaner_stuck_ = false;  // a full pass freed nothing: waiting for space is pointless
     bool evicts_ = false;         // set once, at open

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::int64_t kPoolCommitAge = 30'000'000'000;  // as the kernel's dirty_expire
+constexpr std::size_t kPoolCommitRanges = 4096;          // more would keep everybody waiting while they are logged
+constexpr std::uint64_t kPoolRoom = 256;                 // blocks
 
 }  // namespace
 
@@ -64,6 +66,14 @@ void Store::reclaim_tail() {
         co_return rc;
     };
     in_background(push(*this, std::move(victim)));
+}
+
+// The old versions of what was written over since the last commit take a good part of what is free, or what changed
+// would take long to log. The mutex is held.
+bool Store::is_settling_due(const File& file) const {
+    if (!file.dirty || !file.in_place || file.settling) return false;
+    const std::uint64_t room = segments_.data_capacity() - std::min(segments_.data_capacity(), segments_.live_blocks());
+    return file.changed.all().size() > kPoolCommitRanges || file.replaced.blocks() > std::max(kPoolRoom, room / 4);
 }
 
 // Files that are kept open and changed in place for days must not lose days to a crash, nor hold the old

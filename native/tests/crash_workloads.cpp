@@ -203,8 +203,10 @@ constexpr std::array<Workload, 8> kWorkloads{{
      [](store::Store& store) { return store.counters().renames.load(); }},
     {"reuse", 20 * kMiB, 1, 2, nothing, run_reuse, "trimmed segments",
      [](store::Store& store) { return store.counters().trimmed_segments.load(); }},
-    {"cleaning", 24 * kMiB, 1, 2, prepare_cleaning, run_cleaning, "moved blocks",
-     [](store::Store& store) { return store.counters().moved_blocks.load(); }},
+    {"cleaning", 24 * kMiB, 1, 2, prepare_cleaning, run_cleaning, "blocks moved, or segments written to again",
+     [](store::Store& store) {
+         return store.counters().moved_blocks.load() + store.counters().recycled_segments.load();
+     }},
     {"eviction", 20 * kMiB, 1, 2, prepare_eviction, run_eviction, "evicted files", evicted_files, true},
     {"checkpoint", 32 * kMiB, 2, 4, prepare_checkpoint, run_checkpoint, "checkpoints",
      [](store::Store& store) { return store.counters().checkpoints.load(); }},

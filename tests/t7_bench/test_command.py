@@ -30,7 +30,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--only", "nothing"], "no row is called nothing; rows: cold-direct-2m"),
         (["--target", "native"], "found native"),
-        (["--scale", "--loop-cost"], "found both"),
+        (["--scale", "--loop-cost"], "found several"),
         (["--target", "xfs5"], "expected some of pyfuse3, raw, "),
         (["--data", "1M"], "expected one 32 MiB file per client, 128 MiB, found 1 MiB"),
         (["--store-size", "1G"], "expected three times --data, 3 GiB, or more, found 1 GiB"),

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchlib import notes, report, system, tables
 from benchlib.bench import Bench, Options
 from benchlib.callgrind import require_callgrind
+from benchlib.cleaning import cleaning_steps, run_cleaning
 from benchlib.fio import require_fio
 from benchlib.loopcost import loop_cost_steps, run_loop_cost
 from benchlib.rows import Row, all_rows
@@ -52,6 +53,9 @@ def bench(
     loop_cost: Annotated[
         bool, typer.Option("--loop-cost", help="Instead: microseconds and instructions of a 4 KiB request.")
     ] = False,
+    cleaning: Annotated[
+        bool, typer.Option("--cleaning", help="Instead: bytes to the device and stalls of a nearly full store.")
+    ] = False,
     directory: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path("/var/tmp"),
     store_size: Annotated[str, typer.Option(help="Size of each store.")] = "8G",
     data: Annotated[str | None, typer.Option(help="Bytes per row and round [1G; 256M with --quick].")] = None,
@@ -74,8 +78,8 @@ def bench(
         kvfs_command=_find_kvfs(kvfs),
         targets=tuple(target or ()),
     )
-    if scale and loop_cost:
-        raise UsageError("expected --scale or --loop-cost, found both")
+    if scale + loop_cost + cleaning > 1:
+        raise UsageError("expected one of --scale, --loop-cost and --cleaning, found several")
     if json_to not in (None, "-") and not Path(json_to).parent.is_dir():
         raise UsageError(f"--json {json_to}: expected a file in a directory that is there, found no such directory")
     console = Console(stderr=json_to == "-")
@@ -100,6 +104,10 @@ def bench(
             with _progress(scale_steps(scale_files)) as step:
                 figures = run_scale(context, scale_files, step)
             console.print(tables.scale_table(figures, str(environment["file_system"])))
+        elif cleaning:
+            with _progress(cleaning_steps()) as step:
+                figures = run_cleaning(context, step)
+            console.print(tables.scale_table(figures, ""))
         elif loop_cost:
             require_callgrind()
             with _progress(loop_cost_steps(context)) as step:
