@@ -119,6 +119,8 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
         progress = clean_some(guard) || progress;
         flush();
     }
+    // what is awaited needs the mutex to arrive: writes that land, readers that are through
+    if (waited_for && progress && !is_served()) cleaner_wake_.wait_for(guard, 1ms);
     return progress;
 }
 
