@@ -37,6 +37,7 @@ using namespace std::chrono_literals;
 
 constexpr std::uint64_t kStock = (std::uint64_t{64} << 20) / format::kBlock;  // of gaps, on a store of ordinary size
 constexpr std::uint64_t kLeastStock = 256;
+constexpr std::uint32_t kMostBusyRounds = 1000;  // of a millisecond or more
 
 }  // namespace
 
@@ -103,7 +104,10 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
         return segments_.free_count() > segments_.reserve() || (waited_for && segments_.has_gap(space_wanted_));
     };
     if (waited_for && !is_served()) flush();
-    if (waited_for && is_served()) return true;
+    if (waited_for && is_served()) {
+        busy_rounds_ = 0;
+        return true;
+    }
     if (waited_for) {
         progress = commit_replaced() || progress;
         segments_.give_up_gaps(space_wanted_);
@@ -115,12 +119,19 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
     }
     const bool short_of_gaps = !progress && segments_.stock() < std::max(kLeastStock, wanted_stock() / 64);
     if (segments_.free_count() < segments_.reserve() || short_of_gaps || waited_for) {
-        if (segments_.has_busy_gaps()) progress = true;  // they come, once their readers are through
-        progress = clean_some(guard) || progress;
+        bool cleaned = clean_some(guard);
+        // the log and checkpoints need whole segments, however many gaps there are
+        if (!progress && !cleaned && segments_.free_count() < segments_.reserve() && segments_.close_gaps()) {
+            segments_.collect(lsn_durable_);
+            cleaned = clean_some(guard);
+        }
+        // they come once their readers are through; a segment that is read without a pause never has such an instant
+        busy_rounds_ = waited_for && segments_.has_busy_gaps() ? busy_rounds_ + 1 : 0;
+        progress = progress || cleaned || (busy_rounds_ > 0 && busy_rounds_ < kMostBusyRounds);
         flush();
     }
     // what is awaited needs the mutex to arrive: writes that land, readers that are through
-    if (waited_for && progress && !is_served()) cleaner_wake_.wait_for(guard, 1ms);
+    if (waited_for && progress && !is_served()) cleaner_wake_.wait_for(guard, 1ms, [this] { return stop_; });
     return progress;
 }
 

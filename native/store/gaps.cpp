@@ -90,10 +90,19 @@ void Segments::give_up_gaps(std::uint32_t blocks) {
         if (fit(each.first, blocks) == 0) small.push_back(each.first);
     }
     for (const SegmentId id : small) {
-        std::erase(waiting_, id);
         table_[id].surveyed = 0;
         seal(id);
     }
+}
+
+bool Segments::close_gaps() {
+    std::vector<SegmentId> all;
+    for (const auto& each : recycled_) all.push_back(each.first);
+    for (const SegmentId id : all) {
+        table_[id].surveyed = 0;
+        seal(id);
+    }
+    return !all.empty();
 }
 
 }  // namespace kvfs::store

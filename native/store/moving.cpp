@@ -23,7 +23,6 @@ namespace {
 
 constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::size_t kVictims = 4;         // per walk over the inodes
-constexpr std::uint64_t kFloor = 1;         // free segments that are left for the log
 constexpr std::uint32_t kLeastGain = 64;    // a victim gives back at least this fraction of a segment
 constexpr std::uint64_t kMoveBlocks = 256;  // 1 MiB per request
 constexpr unsigned kUnderWay = 4;           // moves at a time
@@ -38,7 +37,8 @@ bool Store::clean_some(std::unique_lock<std::mutex>& guard) {
     // where little is free, what one victim gives back is what the next one needs
     const std::size_t count = segments_.free_count() <= segments_.reserve() ? 1 : kVictims;
     // a victim that cannot be emptied for want of room gives nothing back
-    const std::uint64_t spare = segments_.free_count() > kFloor ? (segments_.free_count() - kFloor) * usable : 0;
+    const std::uint64_t floor = kept_for_metadata();
+    const std::uint64_t spare = segments_.free_count() > floor ? (segments_.free_count() - floor) * usable : 0;
     const auto limit = std::min<std::uint64_t>(usable - usable / kLeastGain, spare + segments_.room(Stream::kMoved));
     const auto victims = segments_.victims(count, static_cast<std::uint32_t>(limit), urgent);
     if (victims.empty()) return false;
@@ -136,7 +136,7 @@ Async<Moved> Store::move_extent(const Move& move, MoveRun& run) {
     if (rc == 0 && !move.in_place) {
         {
             const std::lock_guard guard(mutex_);
-            if (!take_places(blocks, run.lease, kFloor, places, Stream::kMoved)) rc = -ENOSPC;
+            if (!take_places(blocks, run.lease, kept_for_metadata(), places, Stream::kMoved)) rc = -ENOSPC;
         }
         open_segments(places);
     }

@@ -19,12 +19,15 @@ struct SpaceWait {
     std::uint32_t& wanted;
     std::uint32_t blocks;
     std::condition_variable& cleaner;
+    const bool& has_ended;
     bool await_ready() const { return false; }
-    void await_suspend(std::coroutine_handle<> waiter) {
+    bool await_suspend(std::coroutine_handle<> waiter) {
         const std::lock_guard guard(mutex);
+        if (has_ended) return false;
         waiters.push_back(waiter);
         wanted = std::max(wanted, blocks);
         cleaner.notify_one();
+        return true;
     }
     void await_resume() const {}
 };
@@ -127,7 +130,7 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
                 evict_some(segments_.blocks(), kMostEvicted, EvictReason::kSpace, {}).files != 0) {
                 cleaner_stuck_ = false;  // there is more to gain now
             }
-            if (!done && (is_stuck() || read_only_ || stop_)) {
+            if (!done && (is_stuck() || read_only_)) {
                 error = read_only_ ? -EIO : -ENOSPC;
                 reserved_blocks_ -= blocks;
                 for (const Place& each : places) reserved_blocks_ += each.blocks;
@@ -144,7 +147,7 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
         std::uint32_t left = blocks;
         for (const Place& each : places) left -= each.blocks;
         const auto piece = std::min<std::uint32_t>(left, format::kGranuleBlocks);
-        co_await SpaceWait{mutex_, space_waiters_, space_wanted_, piece, cleaner_wake_};
+        co_await SpaceWait{mutex_, space_waiters_, space_wanted_, piece, cleaner_wake_, cleaner_has_ended_};
     }
 }
 

@@ -64,7 +64,6 @@ std::uint32_t Segments::fit(SegmentId id, std::uint32_t blocks) const {
 // The open segment with the fewest writers; another one while all have one and there may be more.
 std::optional<SegmentId> Segments::choose(std::uint32_t blocks, std::uint64_t floor, Stream stream, bool& opened) {
     constexpr std::uint32_t kMostMisses = 64;
-    constexpr std::uint64_t kLastFloor = 2;  // of writers that nothing else helps
     std::optional<SegmentId> best;
     std::optional<SegmentId> other;  // the other stream's: better than none
     std::optional<SegmentId> useless;
@@ -87,8 +86,9 @@ std::optional<SegmentId> Segments::choose(std::uint32_t blocks, std::uint64_t fl
     const bool comfortable = free_.size() > reserve() + max_open_;
     if (best && !(may_open && comfortable)) return best;
     // Where segments are few, one stream goes on in what the other has open, unless that is what clients must not take:
-    // what the cleaner opens below their floor is what it gets more space with.
-    if (other && !comfortable && (may_open || stream == Stream::kMoved || floor <= kLastFloor)) return other;
+    // what the cleaner opens below their floor is what it gets more space with. Writers that nothing else helps come
+    // with a floor below the reserve.
+    if (other && !comfortable && (may_open || stream == Stream::kMoved || floor < reserve())) return other;
     if (!may_open) return std::nullopt;
     const auto id = take_free();
     if (!id) return other;
@@ -134,7 +134,14 @@ std::optional<Allocation> Segments::allocate(std::uint32_t blocks, std::optional
 void Segments::end_lease(std::optional<SegmentId>& lease) {
     if (!lease) return;
     --table_[*lease].leases;
+    close_if_dead(*lease);
     lease.reset();
+}
+
+// What is open for its gaps is worth more as a whole when nothing is left between them.
+void Segments::close_if_dead(SegmentId id) {
+    const Segment& segment = table_[id];
+    if (segment.recycled && segment.live == 0 && segment.leases == 0) seal(id);
 }
 
 void Segments::seal(SegmentId id) {
@@ -144,6 +151,7 @@ void Segments::seal(SegmentId id) {
         const auto it = recycled_.find(id);
         stock_ -= it->second.blocks;
         recycled_.erase(it);
+        std::erase(waiting_, id);
     }
     segment.state = SegmentState::kSealed;
     if (segment.live == 0) candidates_.push_back(id);
@@ -177,7 +185,9 @@ void Segments::remove_live(SegmentId id, std::uint32_t blocks, std::uint64_t lsn
     live_ -= blocks;
     deaths_ += blocks;
     segment.dead_lsn = std::max(segment.dead_lsn, lsn);
-    if (segment.live == 0 && segment.state == SegmentState::kSealed) candidates_.push_back(id);
+    if (segment.live != 0) return;
+    if (segment.state == SegmentState::kSealed) candidates_.push_back(id);
+    close_if_dead(id);
 }
 
 bool Segments::collect(std::uint64_t durable_lsn) {

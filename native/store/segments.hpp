@@ -152,6 +152,8 @@ public:
     [[nodiscard]] bool has_busy_gaps() const;
     // Closes what is open for gaps that all are too small: they grow with what dies next to them.
     void give_up_gaps(std::uint32_t blocks);
+    // Closes all that is open for gaps: what is, is nobody's victim. False when nothing was.
+    bool close_gaps();
 
 private:
     struct Recycled {
@@ -162,6 +164,7 @@ private:
     };
 
     void seal(SegmentId id);
+    void close_if_dead(SegmentId id);
     std::optional<SegmentId> take_free();
     std::optional<SegmentId> choose(std::uint32_t blocks, std::uint64_t floor, Stream stream, bool& opened);
     std::optional<SegmentId> open_recycled(std::uint32_t blocks);

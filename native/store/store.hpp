@@ -525,7 +525,7 @@ private:
     void cleaner();
     std::uint64_t wanted_stock() const;
     bool is_space_due() const;
-    bool is_stuck() const { return cleaner_stuck_ && segments_.deaths() < quiet_until_; }
+    bool is_stuck() const { return cleaner_has_ended_ || (cleaner_stuck_ && segments_.deaths() < quiet_until_); }
     bool make_space(std::unique_lock<std::mutex>& guard);
     // Leaves `keep` segments as they are, for the next writers.
     bool trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep = 4);
@@ -587,6 +587,7 @@ private:
     PhysicalLedger physical_;
     std::vector<std::coroutine_handle<>> space_waiters_;
     std::uint32_t space_wanted_ = 0;         // by one of them, in one piece: what a gap must have
+    std::uint32_t busy_rounds_ = 0;          // for which the cleaner has waited for readers of gaps
     std::uint64_t quiet_until_ = 0;          // deaths before the cleaner looks again where it found nothing
     std::uint64_t flush_wanted_ = kNoFlush;  // by the cleaner: it is told when the log is durable up to there
     std::uint64_t reverts_ = 0;              // see survey.cpp
