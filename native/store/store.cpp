@@ -203,16 +203,17 @@ int Store::write_superblock() {
     sb_.written_ns = now_ns();
     const auto primary = static_cast<std::uint32_t>(sb_.sequence % 2);
     // the copy at the end goes last: a crash in between leaves it older, never the only good one being rewritten
-    for (const std::uint32_t copy : {primary, std::uint32_t{2}}) {
-        sb_.copy = copy;
-        format::seal_superblock(sb_);
-        auto block = std::make_shared<Buffer>(Buffer::heap(format::kBlock));
-        std::memcpy(block->data(), &sb_, sizeof sb_);
-        int rc = write_device(std::move(block), format::kBlock, format::superblock_offset(copy, sb_.size));
-        if (rc == 0) rc = device_sync();
-        if (rc != 0) return rc;
-    }
-    return 0;
+    const int rc = write_superblock_copy(primary);
+    return rc != 0 ? rc : write_superblock_copy(kEndCopy);
+}
+
+int Store::write_superblock_copy(std::uint32_t copy) {
+    sb_.copy = copy;
+    format::seal_superblock(sb_);
+    auto block = std::make_shared<Buffer>(Buffer::heap(format::kBlock));
+    std::memcpy(block->data(), &sb_, sizeof sb_);
+    const int rc = write_device(std::move(block), format::kBlock, format::superblock_offset(copy, sb_.size));
+    return rc != 0 ? rc : device_sync();
 }
 
 int Store::write_segment_header(SegmentId id, format::SegmentClass kind) {

@@ -284,7 +284,9 @@ private:
     friend class EvictionJob;
 
     // store.cpp
+    static constexpr std::uint32_t kEndCopy = 2;
     int write_superblock();
+    int write_superblock_copy(std::uint32_t copy);
     int write_segment_header(SegmentId id, format::SegmentClass kind);
     void fill_segment_header(SegmentId id, format::SegmentClass kind, std::byte* out) const;
     void raise(Event event);
