@@ -19,8 +19,10 @@
 // bytes were accepted, and fail with ENOSPC beyond that. To make that rare the cleaner starts early:
 // is_space_due() is asked whenever space is handed out.
 //
-// Committer and cleaner. Neither waits for the other but for the flush of step 1, for 100 ms at most: the committer
-// calls collect() after every flush and notifies when that freed something.
+// Committer and cleaner. The committer never waits for the cleaner. The cleaner waits for the flush of step 1, for 100
+// ms at most (the committer calls collect() after every flush and notifies when that freed something), and, before it
+// says that there is no space, for a checkpoint (shorten_log), which ends in any case: it is made, or there is no room
+// for it, or the device fails in time.
 //
 // Eviction (whoever removes files to make room) needs nothing from here: what it removes dies as if a client had
 // removed it, and the next collect() or survey finds it.
@@ -126,13 +128,31 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
             cleaned = clean_some(guard);
         }
         // they come once their readers are through; a segment that is read without a pause never has such an instant
-        busy_rounds_ = waited_for && segments_.has_busy_gaps() ? busy_rounds_ + 1 : 0;
+        const bool busy = segments_.has_busy_gaps() || segments_.has_busy_dead();
+        busy_rounds_ = waited_for && busy ? busy_rounds_ + 1 : 0;
         progress = progress || cleaned || (busy_rounds_ > 0 && busy_rounds_ < kMostBusyRounds);
         flush();
+        if (waited_for && !progress) progress = shorten_log(guard);
     }
     // what is awaited needs the mutex to arrive: writes that land, readers that are through
     if (waited_for && progress && !is_served()) cleaner_wake_.wait_for(guard, 1ms, [this] { return stop_; });
     return progress;
+}
+
+// Before a writer is told that there is no space: the log may hold segments that a checkpoint gives back, and one that
+// is under way holds its own beside those of the last. False when nothing comes of that.
+bool Store::shorten_log(std::unique_lock<std::mutex>& guard) {
+    if (log_segments_.size() < 2 && !checkpoint_under_way_) return false;
+    const auto before = segments_.metadata_count();
+    const auto is_over = [&] { return segments_.metadata_count() < before || log_error_ != 0 || stop_; };
+    for (int i = 0; i < 2 && !is_over(); ++i) {  // one that is under way may have begun in the first of the log's
+        checkpoint_wanted_ = checkpoint_wanted_ || !checkpoint_under_way_ || i > 0;
+        wake_committer();
+        const auto tried = checkpoint_attempts_;
+        checkpoint_done_.wait(guard, [&] { return checkpoint_attempts_ != tried || is_over(); });
+    }
+    segments_.collect(lsn_durable_);
+    return segments_.metadata_count() < before;
 }
 
 // Tells the device (or the file system that a store file lies on) about one free segment.

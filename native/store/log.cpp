@@ -207,7 +207,9 @@ void Store::committer() {
         settle_tails(guard, now_ns());
         Checkpoint checkpoint(*this);
         if (log_error_ == 0 && (stopping || checkpoint.is_due())) {
+            checkpoint_under_way_ = true;
             const int rc = checkpoint.run(guard, stopping);
+            checkpoint_under_way_ = false;
             checkpoint_wanted_ = false;
             ++checkpoint_attempts_;
             checkpoint_done_.notify_all();

@@ -116,11 +116,14 @@ Async<int> Store::write_opened(SegmentId segment) {
 // Space for `blocks` that were reserved, waiting for the cleaner where there is none. Every block that it gets is no
 // longer reserved; on an error none of them is, and there are no places.
 Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
+    std::size_t held = 0;  // places that are counted as waiting
     for (;;) {
         bool done = false;
         int error = 0;
         {
             const std::lock_guard guard(mutex_);
+            for (std::size_t i = 0; i < held; ++i) --segments_.at(places[i].segment).waiting;
+            held = 0;
             const std::uint64_t before = segments_.live_blocks();
             // this space was promised when the bytes were taken: once cleaning is at its end, the reserve keeps the
             // promise
@@ -135,6 +138,11 @@ Async<int> Store::place(File& file, std::uint32_t blocks, Places& places) {
                 reserved_blocks_ -= blocks;
                 for (const Place& each : places) reserved_blocks_ += each.blocks;
                 give_up_places(places);
+            }
+            // the cleaner must not try to empty what it is to make room for
+            if (!done && error == 0) {
+                for (const Place& each : places) ++segments_.at(each.segment).waiting;
+                held = places.size();
             }
         }
         open_segments(places);

@@ -218,6 +218,11 @@ bool Segments::would_collect(std::uint64_t durable_lsn) const {
                        [&](SegmentId id) { return recycled_.at(id).lsn > durable_lsn; });
 }
 
+bool Segments::has_busy_dead() const {
+    return std::any_of(candidates_.begin(), candidates_.end(),
+                       [this](SegmentId id) { return table_[id].readers != 0 && table_[id].leases == 0; });
+}
+
 void Segments::restore(SegmentId id, std::uint64_t generation, SegmentState state) {
     table_[id].generation = generation;
     table_[id].state = state;
@@ -272,7 +277,7 @@ std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit,
     for (SegmentId id = 0; id < table_.size(); ++id) {
         const Segment& segment = table_[id];
         if (segment.state != SegmentState::kSealed || segment.live == 0 || segment.live > limit ||
-            segment.leases != 0) {
+            segment.leases != 0 || segment.waiting != 0) {
             continue;
         }
         const double live = segment.live;

@@ -36,6 +36,7 @@ struct Segment {
     std::uint32_t live = 0;      // blocks that some file, committed or not, refers to
     std::uint32_t surveyed = 0;  // what `live` is once the gaps that the last survey found are full; 0: none was made
     std::uint32_t readers = 0;   // device requests under way, either way: it must not be reused under them
+    std::uint32_t waiting = 0;   // of those, places of writers who wait for more space: they end only after that
     std::uint32_t leases = 0;    // files being written into it
     SegmentState state = SegmentState::kFree;
     Stream stream = Stream::kClients;
@@ -150,6 +151,8 @@ public:
     [[nodiscard]] bool has_gap(std::uint32_t blocks) const;
     // Gaps that wait for readers to be through.
     [[nodiscard]] bool has_busy_gaps() const;
+    // Segments that are free as soon as requests there are through.
+    [[nodiscard]] bool has_busy_dead() const;
     // Closes what is open for gaps that all are too small: they grow with what dies next to them.
     void give_up_gaps(std::uint32_t blocks);
     // Closes all that is open for gaps: what is, is nobody's victim. False when nothing was.

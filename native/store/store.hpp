@@ -528,6 +528,7 @@ private:
     std::uint64_t wanted_stock() const;
     bool is_space_due() const;
     bool is_stuck() const { return cleaner_has_ended_ || (cleaner_stuck_ && segments_.deaths() < quiet_until_); }
+    bool shorten_log(std::unique_lock<std::mutex>& guard);
     bool make_space(std::unique_lock<std::mutex>& guard);
     // Leaves `keep` segments as they are, for the next writers.
     bool trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep = 4);
@@ -626,7 +627,8 @@ private:
     bool commit_now_ = false;
     bool stop_ = false;
     bool checkpoint_wanted_ = false;  // by the scrubber (damage on the device), or by who waits for a short log
-    unsigned threads_ = 0;            // that have not ended
+    bool checkpoint_under_way_ = false;
+    unsigned threads_ = 0;  // that have not ended
     std::condition_variable threads_done_;
     std::uint64_t checkpoint_attempts_ = 0;
     std::condition_variable checkpoint_done_;
