@@ -1,7 +1,9 @@
 // Attributes: GETATTR, SETATTR, STATFS, and the extended ones that kvfs does not keep.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <limits>
 
 #include "splitter/splitter.hpp"
 
@@ -22,8 +24,10 @@ void split_time(std::int64_t ns, std::uint64_t& seconds, std::uint32_t& rest) {
     rest = static_cast<std::uint32_t>(part);
 }
 
+// Beyond what 64 bits of nanoseconds can say, the last instant that they can (1677 and 2262).
 std::int64_t join_time(std::uint64_t seconds, std::uint32_t rest) {
-    return static_cast<std::int64_t>(seconds) * kSecond + rest;
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / kSecond - 1;
+    return std::clamp(static_cast<std::int64_t>(seconds), -kMost, kMost) * kSecond + rest;
 }
 
 }  // namespace
