@@ -8,6 +8,7 @@ import pytest
 from support.native import ENVIRONMENT, build_program
 
 PATIENCE = 300  # s
+BLOCK = 4096
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +22,16 @@ def drill() -> Path:
 def test_recovery_reads_the_metadata_once(drill: Path, tmp_path: Path, what: str, segments: int) -> None:
     """The pages are not on the device at all (see the drill): whoever read one would find zeros."""
     store = tmp_path / "store.kvfs"
-    command = [drill, what, str(segments + 1), "1", store]
+    # beside the segments: superblocks at the front, and one at the end
+    command = [drill, what, str(segments + 2), "1", store]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False)
     store.unlink(missing_ok=True)
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     print(f"\n{what}: {result.stdout.strip()}")
     assert found["segments"] == segments
-    assert found["segments_used"] > 0.9 * segments
-    # once through the checkpoint and the log, whatever lies in how many segments; and the superblocks
-    assert found["read_bytes"] <= found["metadata_bytes"] + (1 << 20)
-    assert found["reads"] <= 4 * found["segments_metadata"] + 8
+    assert found["segments_used"] > 0.85 * segments
+    # once through the checkpoint and the log, whatever lies in how many segments, and the superblocks; then a block of
+    # each segment, in search of a log that goes on where it seems to end
+    assert found["read_bytes"] <= found["metadata_bytes"] + segments * BLOCK + (1 << 20)
+    assert found["reads"] <= 4 * found["segments_metadata"] + segments + 8
