@@ -85,7 +85,7 @@ def under_alarms(directory: Path, number: int) -> None:
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     draw = random.Random(number)
-    for step in range(40):
+    for step in range(20):
         data = pattern(draw.choice((5000, MIB, 3 * MIB)), step)
         path = directory / f"w{number}-{step % 3}"
         write_file(path.with_suffix(".tmp"), data)

@@ -28,7 +28,7 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE)
-@pytest.mark.parametrize("states", [100, pytest.param(2450, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("states", [100, pytest.param(2300, marks=pytest.mark.ci)])
 def test_every_state_keeps_the_promises(program: Path, tmp_path: Path, states: int) -> None:
     result = run(program, tmp_path, "--states", str(states))
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
