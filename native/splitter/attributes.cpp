@@ -11,6 +11,7 @@ namespace kvfs::splitter {
 namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::uint32_t kMostRest = kSecond - 1;
 
 // Seconds are signed on the wire and nanoseconds are not: times before 1970 round down.
 void split_time(std::int64_t ns, std::uint64_t& seconds, std::uint32_t& rest) {
@@ -27,7 +28,7 @@ void split_time(std::int64_t ns, std::uint64_t& seconds, std::uint32_t& rest) {
 // Beyond what 64 bits of nanoseconds can say, the last instant that they can (1677 and 2262).
 std::int64_t join_time(std::uint64_t seconds, std::uint32_t rest) {
     constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / kSecond - 1;
-    return std::clamp(static_cast<std::int64_t>(seconds), -kMost, kMost) * kSecond + rest;
+    return std::clamp(static_cast<std::int64_t>(seconds), -kMost, kMost) * kSecond + std::min(rest, kMostRest);
 }
 
 }  // namespace

@@ -170,6 +170,7 @@ bool Store::survey(std::unique_lock<std::mutex>& guard, std::uint64_t wanted, st
     const auto victims = segments_.worth_a_survey(wanted, most, std::min(least, kLeastGap));
     if (victims.empty()) return false;
     std::vector<std::uint64_t> generations;
+    generations.reserve(victims.size());
     for (const SegmentId id : victims) generations.push_back(segments_.at(id).generation);
     TakenBlocks taken(victims, segments_.blocks(), segments_.count());
     counters_.surveys.fetch_add(1, std::memory_order_relaxed);
