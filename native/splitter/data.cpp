@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "splitter/splitter.hpp"
+#include "uring/frames.hpp"
 
 namespace kvfs::splitter {
 
@@ -73,7 +74,7 @@ struct InPlace {
 uring::Detached Splitter::read_in_place(RequestHandle request, std::uint64_t ino, std::uint64_t offset,
                                         std::uint32_t size) {
     const std::size_t room = format::round_up(size, format::kBlock);
-    auto mine = std::make_shared<InPlace>(request->device_memory());
+    auto mine = std::allocate_shared<InPlace>(uring::PooledAllocator<InPlace>{}, request->device_memory());
     const std::int64_t n =
         co_await store_->read_into(ino, offset, mine->memory.bytes.first(room), uring::Priority::kDemand, mine);
     if (n >= 0) {

@@ -18,4 +18,17 @@ struct Pooled {
     static void operator delete(void* frame, std::size_t size) noexcept { give_frame(frame, size); }
 };
 
+// The same for std::allocate_shared.
+template <typename T>
+struct PooledAllocator {
+    using value_type = T;
+    PooledAllocator() = default;
+    template <typename Other>
+    PooledAllocator(const PooledAllocator<Other>& /*other*/) {
+    }  // NOLINT(google-explicit-constructor): as allocators do
+    T* allocate(std::size_t count) { return static_cast<T*>(take_frame(count * sizeof(T))); }
+    void deallocate(T* memory, std::size_t count) noexcept { give_frame(memory, count * sizeof(T)); }
+    bool operator==(const PooledAllocator& /*other*/) const { return true; }
+};
+
 }  // namespace kvfs::uring
