@@ -39,6 +39,7 @@
 #include "store/check.hpp"
 #include "store/store.hpp"
 #include "store/volume.hpp"
+#include "tests/expect.hpp"
 
 namespace kvfs::drill {
 namespace {
@@ -53,15 +54,6 @@ constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::uint64_t kRequest = kMiB;        // what the kernel sends at most
 constexpr std::uint64_t kInPlace = 256 * kKiB;  // from here on, requests go to the device out of their own buffer
-
-[[noreturn]] void fail(const std::string& text) {
-    std::fprintf(stderr, "cleaning_drill: %s\n", text.c_str());
-    std::_Exit(1);
-}
-
-void expect(bool good, const std::string& what) {
-    if (!good) fail("expected " + what);
-}
 
 class Options {
 public:

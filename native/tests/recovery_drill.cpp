@@ -27,6 +27,7 @@
 #include "format/format.hpp"
 #include "store/store.hpp"
 #include "store/volume.hpp"
+#include "tests/expect.hpp"
 
 namespace kvfs::drill {
 namespace {
@@ -39,15 +40,6 @@ using uring::Buffer;
 constexpr std::uint64_t kMiB = 1024 * 1024;
 constexpr std::uint64_t kPage = 64 * 1024;
 constexpr std::uint64_t kStamp = 0x6b76667364617461;
-
-[[noreturn]] void fail(const std::string& text) {
-    std::fprintf(stderr, "recovery_drill: %s\n", text.c_str());
-    std::_Exit(1);
-}
-
-void expect(bool good, const std::string& what) {
-    if (!good) fail("expected " + what);
-}
 
 // Keeps pages from the device, and counts what is read.
 class WithoutData final : public uring::Tap {

@@ -23,6 +23,7 @@
 #include "store/store.hpp"
 #include "store/volume.hpp"
 #include "tests/counting_malloc.hpp"
+#include "tests/expect.hpp"
 
 namespace kvfs::drill {
 namespace {
@@ -36,15 +37,6 @@ constexpr std::size_t kKiB = 1024;
 constexpr std::size_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::size_t kDataAt = kBlock;  // where a request's data lies in its buffer
-
-[[noreturn]] void fail(const std::string& text) {
-    std::fprintf(stderr, "store_drill: %s\n", text.c_str());
-    std::_Exit(1);
-}
-
-void expect(bool good, std::string_view text) {
-    if (!good) fail("expected " + std::string(text));
-}
 
 template <typename A, typename B>
 void expect_equal(A found, B expected, std::string_view what) {
