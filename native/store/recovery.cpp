@@ -272,10 +272,11 @@ void Recovery::count_live() {
 
 void Recovery::take_over(const std::string& owner) {
     Store& s = store_;
+    const auto expect_superblock = [](int rc) {
+        if (rc != 0) throw OpenError(-rc, std::string("cannot write the superblock: ") + std::strerror(-rc));
+    };
     // a crash may have come just before the copy at the end: it must not be left behind by one more each time
-    if (const int rc = s.write_superblock_copy(Store::kEndCopy); rc != 0) {
-        throw OpenError(-rc, std::string("cannot write the superblock: ") + std::strerror(-rc));
-    }
+    expect_superblock(s.write_superblock_copy(Store::kEndCopy));
     ++s.sb_.epoch;
     s.sb_.incompat |= format::kKnownIncompat;  // before the log can hold what an older build would misread
     s.sb_.flags &= ~static_cast<std::uint32_t>(format::kClean);
@@ -287,13 +288,12 @@ void Recovery::take_over(const std::string& owner) {
     std::memcpy(s.sb_.owner, owner.data(), owner_bytes);
     s.sb_.owner_bytes = static_cast<std::uint32_t>(owner_bytes);
     // the epoch goes first: the generations made from it must never be made again
-    int rc = s.write_superblock();
-    if (rc != 0) throw OpenError(-rc, std::string("cannot write the superblock: ") + std::strerror(-rc));
+    expect_superblock(s.write_superblock());
 
     const auto fresh = s.segments_.take_for_metadata();
     if (!fresh) throw OpenError(ENOSPC, "no free segment for the log");
     const std::uint64_t generation = s.segments_.at(*fresh).generation;
-    rc = s.write_segment_header(*fresh, format::SegmentClass::kLog);
+    int rc = s.write_segment_header(*fresh, format::SegmentClass::kLog);
     if (rc != 0) throw OpenError(-rc, std::string("cannot start a log: ") + std::strerror(-rc));
     if (!damage_.empty()) return start_over(*fresh, generation);
 
