@@ -112,7 +112,7 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
     }
     if (waited_for) {
         progress = commit_replaced() || progress;
-        segments_.give_up_gaps(space_wanted_);
+        segments_.close_gaps(space_wanted_);
     }
     if (segments_.stock() < wanted_stock() / 2 && survey(guard, wanted_stock(), waited_for ? space_wanted_ : 0)) {
         progress = true;
@@ -123,7 +123,7 @@ bool Store::make_space(std::unique_lock<std::mutex>& guard) {
     if (segments_.free_count() < segments_.reserve() || short_of_gaps || waited_for) {
         bool cleaned = clean_some(guard);
         // the log and checkpoints need whole segments, however many gaps there are
-        if (!progress && !cleaned && segments_.free_count() < segments_.reserve() && segments_.close_gaps()) {
+        if (!progress && !cleaned && segments_.free_count() < segments_.reserve() && segments_.close_gaps(0)) {
             segments_.collect(lsn_durable_);
             cleaned = clean_some(guard);
         }

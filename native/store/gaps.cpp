@@ -84,25 +84,16 @@ bool Segments::has_busy_gaps() const {
     return std::any_of(waiting_.begin(), waiting_.end(), [&](SegmentId id) { return !table_[id].was_idle; });
 }
 
-void Segments::give_up_gaps(std::uint32_t blocks) {
+bool Segments::close_gaps(std::uint32_t blocks) {
     std::vector<SegmentId> small;
     for (const auto& each : recycled_) {
-        if (fit(each.first, blocks) == 0) small.push_back(each.first);
+        if (blocks == 0 || fit(each.first, blocks) == 0) small.push_back(each.first);
     }
     for (const SegmentId id : small) {
         table_[id].surveyed = 0;
         seal(id);
     }
-}
-
-bool Segments::close_gaps() {
-    std::vector<SegmentId> all;
-    for (const auto& each : recycled_) all.push_back(each.first);
-    for (const SegmentId id : all) {
-        table_[id].surveyed = 0;
-        seal(id);
-    }
-    return !all.empty();
+    return !small.empty();
 }
 
 }  // namespace kvfs::store

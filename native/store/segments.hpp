@@ -153,10 +153,9 @@ public:
     [[nodiscard]] bool has_busy_gaps() const;
     // Segments that are free as soon as requests there are through.
     [[nodiscard]] bool has_busy_dead() const;
-    // Closes what is open for gaps that all are too small: they grow with what dies next to them.
-    void give_up_gaps(std::uint32_t blocks);
-    // Closes all that is open for gaps: what is, is nobody's victim. False when nothing was.
-    bool close_gaps();
+    // Closes what is open for gaps of which none takes `blocks`: they grow with what dies next to them. 0: all of it,
+    // since what is open is nobody's victim. False when nothing was.
+    bool close_gaps(std::uint32_t blocks);
 
 private:
     struct Recycled {
