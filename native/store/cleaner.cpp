@@ -146,10 +146,7 @@ bool Store::shorten_log(std::unique_lock<std::mutex>& guard) {
     const auto before = segments_.metadata_count();
     const auto is_over = [&] { return segments_.metadata_count() < before || log_error_ != 0 || stop_; };
     for (int i = 0; i < 2 && !is_over(); ++i) {  // one that is under way may have begun in the first of the log's
-        checkpoint_wanted_ = checkpoint_wanted_ || !checkpoint_under_way_ || i > 0;
-        wake_committer();
-        const auto tried = checkpoint_attempts_;
-        checkpoint_done_.wait(guard, [&] { return checkpoint_attempts_ != tried || is_over(); });
+        await_checkpoint(guard, is_over);
     }
     segments_.collect(lsn_durable_);
     return segments_.metadata_count() < before;

@@ -188,6 +188,15 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
     return rc;
 }
 
+// Asks for a checkpoint and waits until the next one has been made or given up, or until is_over(). One that was under
+// way already is the next.
+void Store::await_checkpoint(std::unique_lock<std::mutex>& guard, const std::function<bool()>& is_over) {
+    checkpoint_wanted_ = true;
+    wake_committer();
+    const auto tried = checkpoint_attempts_;
+    checkpoint_done_.wait(guard, [&] { return checkpoint_attempts_ != tried || is_over(); });
+}
+
 void Store::committer() {
     std::unique_lock guard(mutex_);
     bool trim_due = true;

@@ -252,11 +252,7 @@ void Scrubber::scrub_metadata(ScrubTally& tally) {
         if (is_metadata_whole(tally, round == 0)) return;
         std::unique_lock guard(store_.mutex_);
         if (store_.read_only_) return;
-        store_.checkpoint_wanted_ = true;
-        store_.wake_committer();
-        const auto tried = store_.checkpoint_attempts_;
-        store_.checkpoint_done_.wait(
-            guard, [&] { return store_.checkpoint_attempts_ != tried || store_.read_only_ || store_.stop_; });
+        store_.await_checkpoint(guard, [this] { return store_.read_only_ || store_.stop_; });
     }
 }
 

@@ -347,12 +347,8 @@ void Store::wait_for_log(std::unique_lock<std::mutex>& guard) {
     const auto is_short = [this] {
         return log_bytes_since_checkpoint_ + log_.bytes() <= log_limit() || read_only_ || log_error_ != 0 || stop_;
     };
-    if (is_short()) return;
-    checkpoint_wanted_ = true;
-    wake_committer();
     // the one that is under way may have begun before the log was long
-    const auto enough = checkpoint_attempts_ + 2;
-    checkpoint_done_.wait(guard, [&] { return is_short() || checkpoint_attempts_ >= enough; });
+    for (int i = 0; i < 2 && !is_short(); ++i) await_checkpoint(guard, is_short);
 }
 
 // Names cost log and checkpoint space, which data must not have taken when they need it: the reserve grows with

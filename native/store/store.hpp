@@ -489,6 +489,7 @@ private:
     Durable durable(std::uint64_t lsn);
     void committer();
     void wake_committer();
+    void await_checkpoint(std::unique_lock<std::mutex>& guard, const std::function<bool()>& is_over);
     int flush_log(std::unique_lock<std::mutex>& guard);
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
     int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
