@@ -255,6 +255,19 @@ def close_test_mount(mount: TestMount) -> None:
 
 
 @contextmanager
+def clean_mount(size: str = "2G", options: tuple[str, ...] = (), parent: Path | None = None) -> Iterator[KvfsMount]:
+    """A kvfs mount that unmounts in the end and passes fsck then, whatever its daemon had to say meanwhile."""
+    mount = KvfsMount(size, options, parent=parent)
+    live_mounts.append(mount)
+    try:
+        yield mount
+        mount.umount()
+        mount.fsck()
+    finally:
+        close_test_mount(mount)
+
+
+@contextmanager
 def checked_mount(size: str = "2G", options: tuple[str, ...] = ()) -> Iterator[TestMount]:
     """A test mount; a kvfs store has to pass fsck, and its daemon to have logged no problem, when it is done."""
     mount = make_test_mount(size, options)

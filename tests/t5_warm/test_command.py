@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.direct import direct_read
-from support.mount import COMMAND_TIMEOUT, KvfsMount, close_test_mount, live_mounts, page_cache_lock, wait_for
+from support.mount import COMMAND_TIMEOUT, KvfsMount, clean_mount, page_cache_lock, wait_for
 from warming import noise
 
 from kvfs.cli.probes import fuse
@@ -57,14 +57,8 @@ def component(mount: KvfsMount, name: str) -> dict[str, Any]:
 def mount(request: pytest.FixtureRequest) -> Iterator[KvfsMount]:
     if request.param == "passthrough" and not fuse.passthrough().is_ok:
         pytest.skip("NOT TESTED: no FUSE passthrough here")
-    mount = KvfsMount("256M", WAYS[request.param])
-    live_mounts.append(mount)
-    try:
+    with clean_mount("256M", WAYS[request.param]) as mount:
         yield mount
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
 
 
 @pytest.fixture(autouse=True)

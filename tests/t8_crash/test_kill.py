@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from support.direct import aligned
 from support.expect import opened, read_file
-from support.mount import KvfsMount, close_test_mount, live_mounts
+from support.mount import KvfsMount, clean_mount
 from support.pages import make_page, page_version
 from support.process import Child
 
@@ -181,14 +181,8 @@ def one_round(tree: Path, mount: KvfsMount, number: int, durable: dict[tuple[str
 @pytest.fixture
 def small_mount() -> Iterator[KvfsMount]:
     """Small enough for its segments to be used again in every round."""
-    mount = KvfsMount("512M")
-    live_mounts.append(mount)
-    try:
+    with clean_mount("512M") as mount:
         yield mount
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from client import BLOCK, MIB, ROOT, make_volume, opened_volume
-from support.mount import KvfsMount, close_test_mount, live_mounts, run_command
+from support.mount import KvfsMount, clean_mount, run_command
 
 from kvfs.cli.admin import ask
 
@@ -23,14 +23,8 @@ PAGES = {b"page %d" % i: os.urandom(100_000) for i in range(4)}
 
 @pytest.fixture
 def device() -> Iterator[KvfsMount]:
-    mount = KvfsMount("256M", ("--inject-faults", "--warm-size", "0"))
-    live_mounts.append(mount)
-    try:
+    with clean_mount("256M", ("--inject-faults", "--warm-size", "0")) as mount:
         yield mount
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
 
 
 def fsck(store: Path, *options: str, status: int) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from errno import ENOSPC
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from client import BLOCK, MIB, ROOT, Client, fails, make_volume, opened_volume
-from support.mount import KvfsMount, close_test_mount, live_mounts, run_command, wait_for
+from support.mount import KvfsMount, clean_mount, run_command, wait_for
 
 
 @pytest.fixture
@@ -68,24 +67,11 @@ def test_what_keeps_its_space_can_be_written_again(client: Client) -> None:
     wait_for(lambda: physical(client)["usable_bytes"] > before + 4 * MIB, "dead segments count again")
 
 
-@pytest.fixture
-def small_file_system(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "fs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", path], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
-
-
 @pytest.mark.kvfs_only
 @pytest.mark.root
 def test_store_on_a_file_system_that_fills_up(small_file_system: Path) -> None:
     """Somebody else takes the space under the store's holes: writers get ENOSPC, nothing is lost, and TRIM helps."""
-    mount = KvfsMount("128M", ("--warm-size", "0", *_enospc()), parent=small_file_system)
-    live_mounts.append(mount)
-    try:
+    with clean_mount("128M", ("--warm-size", "0", *_enospc()), small_file_system) as mount:
         contents: dict[str, bytes] = {}
         for i in range(20):
             contents[f"page{i}"] = os.urandom(MIB)
@@ -123,10 +109,6 @@ def test_store_on_a_file_system_that_fills_up(small_file_system: Path) -> None:
         mount.remount()
         for name, data in contents.items():
             assert (mount / name).read_bytes() == data
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
 
 
 @pytest.mark.root

@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
 import pytest
 from client import MIB, ROOT, Client, fails, make_volume, opened_volume
-from support.mount import KvfsMount, close_test_mount, live_mounts, run_command, wait_for
+from support.mount import KvfsMount, clean_mount, run_command, wait_for
 
 from kvfs.fabric.physical import Reading
 from kvfs.fabric.physical_agent import publish
@@ -97,9 +95,7 @@ def test_a_mount_follows_what_an_agent_publishes(tmp_path: Path) -> None:
         return run_command("kvfsctl", "status", mount)
 
     publish(published, Reading(1000 * MIB, 500 * MIB, rewrites_in_place=False), "a drive", 3600)
-    mount = KvfsMount("64M", ("--physical-space", os.fspath(published)))
-    live_mounts.append(mount)
-    try:
+    with clean_mount("64M", ("--physical-space", os.fspath(published))) as mount:
         page = os.urandom(MIB)
         for i in range(4):
             (mount / f"page{i}").write_bytes(page)
@@ -120,29 +116,12 @@ def test_a_mount_follows_what_an_agent_publishes(tmp_path: Path) -> None:
         assert "physical space is" not in tell(50, "plenty")
         (mount / "again").write_bytes(page)
         assert (mount / "again").read_bytes() == (mount / "pinned").read_bytes() == page
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
-
-
-@pytest.fixture
-def small_file_system(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "fs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", path], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 @pytest.mark.kvfs_only
 @pytest.mark.root
 def test_a_file_system_that_fills_up_costs_cold_files_and_no_write(small_file_system: Path) -> None:
-    mount = KvfsMount("128M", ("--warm-size", "0"), parent=small_file_system)
-    live_mounts.append(mount)
-    try:
+    with clean_mount("128M", ("--warm-size", "0"), small_file_system) as mount:
         contents = {f"page{i}": os.urandom(MIB) for i in range(60)}
         for name, data in contents.items():
             (mount / name).write_bytes(data)
@@ -158,7 +137,3 @@ def test_a_file_system_that_fills_up_costs_cold_files_and_no_write(small_file_sy
         left = [name for name in contents if (mount / name).exists()]
         assert len(left) > len(contents) // 2, "no more goes than is needed"
         assert all((mount / name).read_bytes() == contents[name] for name in left)
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)
