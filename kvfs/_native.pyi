@@ -283,6 +283,10 @@ def why_kept(store: Store, ino: int) -> str | None:
 def sweep(store: Store, now_ns: int) -> None:
     """Remove what the sweeper would have removed by ``now_ns`` (since the epoch)."""
 
+def give_large_blocks_back() -> None:
+    """From now on what this process frees of 128 KiB and more goes back to the system at once, for good: memory per
+    file is a promise, and glibc's heaps otherwise keep what a burst once took (mallopt(3), M_MMAP_THRESHOLD)."""
+
 def default_warm_budget() -> int:
     """Bytes: a quarter of what the machine, or the memory cgroup, has."""
 

@@ -35,7 +35,7 @@ import pyfuse3
 import trio
 
 from kvfs import __version__
-from kvfs._native import FaultInjector, Store, quotas
+from kvfs._native import FaultInjector, Store, give_large_blocks_back, quotas
 from kvfs.errors import MountError, from_oserror, only_error
 from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
@@ -66,6 +66,7 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
     ``ready`` is called once the mount answers. Main thread only. Raises a VolumeError when the store
     cannot be opened or closed, MountError when it cannot be mounted.
     """
+    give_large_blocks_back()
     faults = FaultInjector() if options.inject_faults else None
     store = _open(options, faults)
     try:

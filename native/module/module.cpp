@@ -5,6 +5,7 @@
 // readable.
 #include "module/module.hpp"
 
+#include <malloc.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -491,6 +492,9 @@ NB_MODULE(_native, m) {
     m.def("format_store", &format_store, "path"_a, "size"_a, "segment_size"_a = 0, "label"_a = "",
           "uuid"_a = nb::bytes(""));
     m.def("inspect", &inspect, "path"_a);
+    // 128 KiB is what the allocator begins with; set, it stays, where otherwise it rises with each large block given
+    // back, and a checkpoint's image then leaves its hole in one heap or another for good
+    m.def("give_large_blocks_back", [] { mallopt(M_MMAP_THRESHOLD, 128 << 10); });
 
     nb::class_<PyReadBuffer>(m, "ReadBuffer", nb::type_slots(read_buffer_slots))
         .def("__len__", [](const PyReadBuffer& self) { return self.result.size; });
