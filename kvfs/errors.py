@@ -91,6 +91,46 @@ class NotMounted(MountError):
     """No kvfs mount where one was expected."""
 
 
+class FabricError(KvfsError):
+    """A target, or what this host needs to reach it, does not do what was asked of it."""
+
+
+class FabricMissing(FabricError):
+    """This host cannot speak NVMe over fabrics as it is: no such module in its kernel, or no right to use it."""
+
+
+class Unreachable(FabricError):
+    """Nobody answers at the target's address, or not in NVMe over fabrics."""
+
+
+class WrongNqn(FabricError):
+    """The target has no subsystem of that NQN."""
+
+
+class HostRefused(FabricError):
+    """The target does not let this host's NQN in."""
+
+
+class AuthenticationFailed(FabricError):
+    """A key is missing, malformed, or not the one that the other side has."""
+
+
+class NamespaceVanished(FabricError):
+    """The subsystem has no such namespace, or it has gone."""
+
+
+class NotConnected(FabricError):
+    """No controller of that name or NQN on this host."""
+
+
+class ToolMissing(FabricError):
+    """No nvme-cli, or one that is too old for what was asked."""
+
+
+class TimedOut(FabricError):
+    """No end within the time limit; what was begun is undone."""
+
+
 class TraceError(KvfsError):
     """A trace file is not what it is said to be."""
 
