@@ -131,6 +131,34 @@ class TimedOut(FabricError):
     """No end within the time limit; what was begun is undone."""
 
 
+class RdmaError(FabricError):
+    """RDMA by verbs does not do what was asked of it."""
+
+
+class RdmaMissing(RdmaError):
+    """No verbs library that can be imported, no RDMA device, or no port of it that is up."""
+
+
+class PeerMismatch(RdmaError):
+    """What the other side of a connection to be said is not what kvfs says, or does not fit."""
+
+
+class TransferError(RdmaError):
+    """An RDMA READ or WRITE failed; the connection that it was on is no longer usable."""
+
+
+class TransferFlushed(TransferError):
+    """It was not tried, or its outcome is unknown: the connection failed before, or was closed."""
+
+
+class RemoteAccessRefused(TransferError):
+    """The peer's adapter refuses it: no such key, beyond the region's end, or not a region for that."""
+
+
+class RetryExceeded(TransferError):
+    """The peer's adapter does not answer."""
+
+
 class TraceError(KvfsError):
     """A trace file is not what it is said to be."""
 

@@ -13,6 +13,8 @@ from kvfs.units import parse_seconds, parse_size
 app = make_app("Administration of kvfs stores and mounts.")
 quota = typer.Typer(help="Limits on what lies below a directory.", no_args_is_help=True)
 app.add_typer(quota, name="quota")
+fabric = typer.Typer(help="Fabrics: what this host has, and is connected to.", no_args_is_help=True)
+app.add_typer(fabric, name="fabric")
 
 Store = Annotated[
     Path,
@@ -336,6 +338,16 @@ def quota_list(
 
     found = list_quotas(mountpoint)
     print_json(found) if json else print_quotas(found)
+
+
+@fabric.command("devices")
+def fabric_devices(json: Json = False) -> None:
+    """Show the RDMA devices of this host, their ports, addresses and abilities."""
+    from kvfs.cli.fabric_devices import print_devices, to_builtins
+    from kvfs.fabric.verbs import list_devices
+
+    found = list_devices()
+    print_json(to_builtins(found)) if json else print_devices(found)
 
 
 @app.command()

@@ -5,8 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+from kvfs.cli.fabric_devices import describe
 from kvfs.cli.probes.finding import Finding, State
 from kvfs.cli.probes.system import module_state, read
+from kvfs.errors import RdmaMissing
+from kvfs.fabric.verbs import choose_backend, list_devices
 
 _LISTED = 4  # names shown before "and N more"
 
@@ -42,11 +45,25 @@ def nvme_rdma() -> Finding:
 
 def rdma_devices() -> Finding:
     purpose = "NVMe over RDMA, page transfer between hosts"
-    found = [path.name for path in sorted(Path("/sys/class/infiniband").glob("*"))]
-    if found:
-        return Finding("RDMA devices", State.OK, _listed(found), purpose)
-    remedy = "fit an RDMA adapter, or try it in software: rdma link add rxe0 type rxe netdev eth0"
-    return Finding("RDMA devices", State.MISSING, "none", purpose, remedy)
+    found = list_devices()
+    if not found:
+        remedy = "fit an RDMA adapter, or try it in software: rdma link add rxe0 type rxe netdev eth0"
+        return Finding("RDMA devices", State.MISSING, "no device", purpose, remedy)
+    listed = _listed([describe(device) for device in found])
+    if problem := next((device.problem for device in found if device.problem), ""):
+        return Finding("RDMA devices", State.LIMITED, f"{listed}; {problem}", purpose, "see kvfsctl fabric devices")
+    if not any(port.is_active for device in found for port in device.ports):
+        return Finding("RDMA devices", State.LIMITED, listed, purpose, "bring a port up: rdma link, ip link")
+    return Finding("RDMA devices", State.OK, listed, purpose)
+
+
+def verbs_library() -> Finding:
+    """The kernel's initiator needs none; pages that kvfs itself sends and fetches do."""
+    purpose = "page transfer between hosts and into GPUs, by RDMA"
+    try:
+        return Finding("verbs library", State.OK, choose_backend().name, purpose)
+    except RdmaMissing as error:
+        return Finding("verbs library", State.MISSING, error.message, purpose, error.hint)
 
 
 def cuda_driver() -> Finding:
@@ -92,4 +109,4 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-PROBES = (nvme_namespaces, nvme_cli, nvme_tcp, nvme_rdma, rdma_devices, cuda_driver)
+PROBES = (nvme_namespaces, nvme_cli, nvme_tcp, nvme_rdma, rdma_devices, verbs_library, cuda_driver)
