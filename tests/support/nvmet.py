@@ -15,7 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.mount import wait_for
+
 ROOT = Path("/sys/kernel/config/nvmet")
+MODULES = Path("/run/guest/modules")
 SERVICE = "4420"  # the port number that is NVMe-oF's
 _NAMES = uuid.UUID("6c2b2a3e-6d0b-4d0e-9d65-0a1b2c3d4e5f")
 
@@ -168,15 +171,12 @@ class Nvmet:
 
 
 def nvme_drives() -> list[Path]:
-    """The machine's own drives, in order: what is connected over a fabric is not among them."""
+    """The machine's own drives, in order of their serial numbers: names are given as they are found."""
     found = []
     for place in Path("/sys/class/nvme").iterdir():
         if (place / "transport").read_text().strip() == "pcie":
-            serial = (place / "serial").read_text().strip()
-            heads = [*place.glob("nvme*n1"), *place.glob("../../nvme-subsystem/nvme*n1")]
-            names = {head.name for head in heads if Path(f"/dev/{head.name}").is_block_device()}
-            (name,) = names or {f"{place.name}n1"}
-            found.append((serial, Path(f"/dev/{name}")))
+            devices = [Path("/dev", namespace.name) for namespace in place.glob("nvme*n1")]
+            found += [((place / "serial").read_text(), path) for path in devices if path.is_block_device()]
     return [path for _, path in sorted(found)]
 
 
@@ -191,3 +191,18 @@ def disconnect_all() -> None:
         with contextlib.suppress(FileNotFoundError):  # one that went away by itself
             if (place / "transport").read_text().strip() != "pcie":
                 (place / "delete_controller").write_text("1")
+
+
+def reload_modules(*, multipath: bool) -> None:
+    """Take the kernel's NVMe drivers out and load them anew, which decides whether paths to a namespace are one device.
+
+    Nothing may be set up in the target or connected. The drives come back, perhaps under other names.
+    """
+    names = [name for name in (MODULES / "rest").read_text().split() if name.startswith("nvme")]
+    count = len(nvme_drives())
+    for name in reversed(names):
+        subprocess.run(["busybox", "rmmod", name], check=True)
+    for name in names:
+        options = [f"multipath={'Y' if multipath else 'N'}"] if name == "nvme_core" else []
+        subprocess.run(["busybox", "insmod", MODULES / f"{name}.ko", *options], check=True)
+    wait_for(lambda: len(nvme_drives()) == count, f"{count} drives, as before")

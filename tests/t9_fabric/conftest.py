@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import guest_session, rdma
-from support.nvmet import SERVICE, Nvmet, Target, discard, disconnect_all, nvme_drives
+from support.nvmet import SERVICE, Nvmet, Target, discard, disconnect_all, nvme_drives, reload_modules
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))  # guestlib lies beside its command
 
@@ -42,9 +42,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         guest_session.write_report(_CONFIG[0], report)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def drives() -> list[Path]:
-    """The guest's own NVMe drives, /dev/nvmeXn1. What is on them is what the test before left."""
+    """The guest's own NVMe drives, always in the same order, under whatever names.
+
+    On them is what the test before left.
+    """
     return nvme_drives()
 
 
@@ -52,6 +55,19 @@ def drives() -> list[Path]:
 def rdma_address() -> str:
     """Of a soft-RoCE device."""
     return rdma.make_device()
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[None]:
+    """Without multipath, so that two connections to a namespace, of two host identities, are two devices.
+
+    To be asked for before ``drives`` and targets, which it gives other names.
+    """
+    reload_modules(multipath=False)
+    yield
+    disconnect_all()
+    Nvmet().clear()
+    reload_modules(multipath=True)
 
 
 @pytest.fixture
