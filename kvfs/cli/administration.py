@@ -1,16 +1,19 @@
 """What ``kvfsctl format``, ``info`` and ``fsck`` do and print."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from kvfs.cli.stores import OpenStore, opened_as_named
 from kvfs.errors import KvfsError, UsageError
 from kvfs.store import volume
 from kvfs.store.volume import FsckReport, RepairReport, VolumeInfo
@@ -18,61 +21,96 @@ from kvfs.units import format_size
 
 
 def format_stores(
-    stores: Sequence[Path], *, size: int | None, segment_size: int, label: str, force: Sequence[str]
+    names: Sequence[str],
+    *,
+    size: int | None,
+    segment_size: int,
+    label: str,
+    force: Sequence[str],
+    config: Path | None = None,
 ) -> list[VolumeInfo]:
-    """Make each of ``stores`` an empty volume; ``force`` names those that may hold something.
+    """Make each of the stores an empty volume; ``force`` names those that may hold something, as ``names`` do.
 
     UsageError when a name comes twice or ``force`` names another; then what ``volume.create`` raises. All of them are
     checked before the first is made. When one fails nevertheless, what was made before it is undone, but for devices
     and for what ``force`` gave up, which the error names.
     """
-    resolved = [store.resolve() for store in stores]
-    for index, store in enumerate(resolved):
-        if store in resolved[:index]:
-            raise UsageError(f"expected different stores, found {stores[index]} twice", "name each once")
-    forced = {Path(name).resolve(): name for name in force}
-    for path, name in forced.items():
-        if path not in resolved:
-            raise UsageError(
-                f"expected --force to name a store to format, found {name}",
-                f"stores: {', '.join(map(str, stores))}",
-            )
-    forces = [str(store) if path in forced else None for store, path in zip(stores, resolved, strict=True)]
-    if len(stores) > 1:
-        for store, may_go in zip(stores, forces, strict=True):
-            volume.check_create(str(store), size, segment_size=segment_size, label=label, force=may_go)
+    with ExitStack() as stack:
+        stores = [stack.enter_context(opened_as_named(name, config)) for name in names]
+        resolved = [store.path.resolve() for store in stores]
+        for index, path in enumerate(resolved):
+            if path in resolved[:index]:
+                raise UsageError(f"expected different stores, found {names[index]} twice", "name each once")
+        forced = {_forced(name, stores): name for name in force}
+        for path, name in forced.items():
+            if path not in resolved:
+                raise UsageError(
+                    f"expected --force to name a store to format, found {name}", f"stores: {', '.join(names)}"
+                )
+        wanted = [
+            _Wanted(store, path, str(store.path) if path in forced else None)
+            for store, path in zip(stores, resolved, strict=True)
+        ]
+        return _format(wanted, size, segment_size, label)
+
+
+class _Wanted(NamedTuple):
+    """``resolved``: its path without symbolic links. ``force``: its path, when what it holds may go."""
+
+    store: OpenStore
+    resolved: Path
+    force: str | None
+
+
+def _forced(name: str, stores: Sequence[OpenStore]) -> Path:
+    return next((store.path for store in stores if store.name == name), Path(name)).resolve()
+
+
+def _format(wanted: Sequence[_Wanted], size: int | None, segment_size: int, label: str) -> list[VolumeInfo]:
+    if len(wanted) > 1:
+        for store, _, force in wanted:
+            volume.check_create(str(store.path), size, segment_size=segment_size, label=label, force=force)
     made: list[VolumeInfo] = []
     undo: list[tuple[Path, int | None]] = []
-    lasting: list[Path] = []
+    lasting: list[str] = []
     try:
-        for store, path, may_go in zip(stores, resolved, forces, strict=True):
+        for store, path, force in wanted:
             old_size = path.stat().st_size if path.exists() else None
-            is_undone = not path.is_block_device() and may_go is None
-            made.append(volume.create(str(store), size, segment_size=segment_size, label=label, force=may_go))
+            is_undone = not path.is_block_device() and force is None
+            found = volume.create(str(store.path), size, segment_size=segment_size, label=label, force=force)
+            made.append(msgspec.structs.replace(found, path=store.name))
             if is_undone:
                 undo.append((path, old_size))
             else:
-                lasting.append(store)
+                lasting.append(store.name)
     except BaseException as error:
         for path, old_size in undo:
             volume.unmake_file(path, old_size)
         if lasting and isinstance(error, KvfsError):
-            left = f"formatted before that: {', '.join(map(str, lasting))}"
+            left = f"formatted before that: {', '.join(lasting)}"
             raise type(error)(error.message, f"{error.hint}; {left}" if error.hint else left) from error
         raise
     return made
 
 
-def check_store(store: Path, *, verify_data: bool) -> FsckReport:
+def describe_store(name: str, config: Path | None) -> VolumeInfo:
+    """As its superblocks do."""
+    with opened_as_named(name, config) as store:
+        return msgspec.structs.replace(volume.info(store.path), path=store.name)
+
+
+def check_store(name: str, config: Path | None, *, verify_data: bool) -> FsckReport:
     """fsck with a progress bar on standard error, where that is a terminal."""
-    with _progress(f"checking {store}") as tell:
-        return volume.fsck(store, tell, verify_data)
+    with opened_as_named(name, config) as store, _progress(f"checking {name}") as tell:
+        return msgspec.structs.replace(volume.fsck(store.path, tell, verify_data), path=store.name)
 
 
-def repair_store(store: Path, *, verify_data: bool) -> RepairReport:
+def repair_store(name: str, config: Path | None, *, verify_data: bool) -> RepairReport:
     """fsck --repair, with a progress bar for the check."""
-    with _progress(f"checking {store}") as tell:
-        return volume.repair(store, tell, verify_data)
+    with opened_as_named(name, config) as store, _progress(f"checking {name}") as tell:
+        found = volume.repair(store.path, tell, verify_data)
+        before, after = (msgspec.structs.replace(report, path=store.name) for report in (found.before, found.after))
+        return msgspec.structs.replace(found, path=store.name, before=before, after=after)
 
 
 @contextmanager

@@ -7,10 +7,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kvfs.cli import launch, mounting
-from kvfs.cli.app import make_app, run
+from kvfs.cli import launch
+from kvfs.cli.app import make_app, print_json, run
+from kvfs.cli.config import load_config
 from kvfs.cli.options import parse_options
-from kvfs.errors import NotMounted
+from kvfs.cli.plan import plan
+from kvfs.cli.settings import MountSettings, parse_warm_size
+from kvfs.errors import NotMounted, UsageError
 from kvfs.units import parse_duration, parse_seconds, parse_size
 
 app = make_app("A file system for the KV cache of LLM inference.")
@@ -43,8 +46,9 @@ def mount(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="[STORE] MOUNTPOINT",
-            help="STORE: a regular file, made when absent, or a block device formatted with `kvfsctl format`. "
+            metavar="[STORE...] MOUNTPOINT",
+            help="STORE: a regular file, made when absent; or, formatted with `kvfsctl format`, a block device or a "
+            "namespace on a fabric, nvme+tcp://HOST[:PORT]/NQN[?nsid=N], several for several paths to it. "
             "None: an embedded default under your data directory.",
         ),
     ],
@@ -69,21 +73,29 @@ def mount(
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Log here. Default: one file per mountpoint.")
     ] = None,
-    data_path: Annotated[DataPath, typer.Option(help="Who serves reads and writes.")] = DataPath.NATIVE,
+    data_path: Annotated[
+        DataPath | None, typer.Option(help="Who serves reads and writes. Default: native.", show_default=False)
+    ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, max=256, help="Of the native request loop. 0: by cores.")
-    ] = 0,
+        int | None,
+        typer.Option(metavar="N", min=0, max=256, help="Of the native request loop. 0, the default: by cores."),
+    ] = None,
     passthrough: Annotated[
-        bool,
-        typer.Option("--passthrough/--no-passthrough", help="Let the kernel read warm pages by itself, where it can."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--passthrough/--no-passthrough",
+            help="Let the kernel read warm pages by itself, where it can. Default: yes.",
+            show_default=False,
+        ),
+    ] = None,
     request_loop: Annotated[
-        RequestLoop,
+        RequestLoop | None,
         typer.Option(
             help="Clones of /dev/fuse, or FUSE over io_uring (`kvfsctl doctor` says where). "
-            "auto: what is faster here, measured once for a second."
+            "auto, the default: what is faster here, measured once for a second.",
+            show_default=False,
         ),
-    ] = RequestLoop.AUTO,
+    ] = None,
     warm_size: Annotated[
         str | None,
         typer.Option(
@@ -98,11 +110,12 @@ def mount(
         ),
     ] = None,
     io_timeout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="TIME", help="Fail what the device has not answered for so long, as in 30s. 0: wait for ever."
+            metavar="TIME",
+            help="Fail what the device has not answered for so long. 0: wait for ever. Default: 30s.",
         ),
-    ] = "30s",
+    ] = None,
     physical_space: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Where an agent publishes the device's physical space (`kvfsctl physical`)."),
@@ -116,36 +129,51 @@ def mount(
             show_default=False,
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings, TOML. Default: /etc/kvfs/kvfs.toml, when it is there."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print what would be used and where that comes from; mount nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --print-config: print JSON.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
 ) -> None:
     """Mount a store. Returns when the mount answers."""
-    request = mounting.plan(
-        names,
-        parse_options(options or ()),
+    given = MountSettings(
         size=None if size is None else parse_size(size),
-        read_only=read_only,
+        read_only=read_only or None,
         allow_other=allow_other,
         log=log,
-        foreground=foreground,
+        data_path=None if data_path is None else data_path.value,
+        threads=threads,
+        request_loop=None if request_loop is None else request_loop.value,
+        passthrough=passthrough,
+        warm_size=None if warm_size is None else parse_warm_size(warm_size),
         sweep_after=None if sweep_after is None else parse_duration(sweep_after),
+        io_timeout=None if io_timeout is None else parse_seconds(io_timeout),
+        physical_space=physical_space,
         on_full=None if on_full is None else on_full.value,
-        native=mounting.NativeOptions(
-            data_path=data_path.value,
-            threads=threads,
-            request_loop=request_loop.value,
-            passthrough=passthrough,
-            warm_bytes=None if warm_size is None else 0 if warm_size == "0" else parse_size(warm_size),
-        ),
-        device=mounting.DeviceOptions(
-            io_timeout=parse_seconds(io_timeout),
-            inject_faults=inject_faults,
-            physical_space=physical_space and physical_space.absolute(),
-        ),
     )
-    if foreground:
-        launch.serve_in_foreground(request, verbose=verbose)
+    fstab = parse_options(options or ())
+    planned = plan(
+        names,
+        fstab,
+        given,
+        config=load_config(config or fstab.config),
+        foreground=foreground,
+        inject_faults=inject_faults,
+    )
+    if json and not print_config:
+        raise UsageError("expected --json together with --print-config, found it alone", "leave it out")
+    if print_config:
+        from kvfs.cli.plan_report import describe, plan_text
+
+        print_json(describe(planned)) if json else print(plan_text(planned))
+    elif foreground:
+        launch.serve_in_foreground(planned.request, verbose=verbose)
     else:
-        print(launch.start_in_background(request, verbose=verbose))
+        print(launch.start_in_background(planned.request, verbose=verbose))
 
 
 @app.command()
@@ -162,13 +190,21 @@ def umount(
     ] = None,
 ) -> None:
     """Unmount, and wait until the daemon has flushed and gone."""
+    from kvfs.cli.stores import disconnect_left
     from kvfs.cli.unmounting import unmount
 
     try:
-        unmount(mountpoint, lazy=lazy, timeout=timeout, say=lambda line: print(f"kvfs: {line}", file=sys.stderr))
+        unmount(mountpoint, lazy=lazy, timeout=timeout, say=_say)
     except NotMounted:
         if not quiet:
             raise
+    finally:
+        for line in disconnect_left():
+            _say(line)
+
+
+def _say(line: str) -> None:
+    print(f"kvfs: {line}", file=sys.stderr)
 
 
 def main() -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kvfs.cli.app import make_app, print_json, run
+from kvfs.cli.stores import opened_as_named
 from kvfs.errors import UsageError
 from kvfs.paths import require_text
 from kvfs.units import parse_seconds, parse_size
@@ -15,10 +16,21 @@ quota = typer.Typer(help="Limits on what lies below a directory.", no_args_is_he
 app.add_typer(quota, name="quota")
 fabric = typer.Typer(help="Fabrics: what this host has, and is connected to.", no_args_is_help=True)
 app.add_typer(fabric, name="fabric")
+configuration = typer.Typer(help="The configuration file.", no_args_is_help=True)
+app.add_typer(configuration, name="config")
 
 Store = Annotated[
-    Path,
-    typer.Argument(metavar="STORE", help="A regular file or a block device.", callback=require_text),
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="A regular file, a block device, or a namespace on a fabric: nvme+tcp://HOST[:PORT]/NQN[?nsid=N].",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Transport options of URLs, TOML. Default: /etc/kvfs/kvfs.toml if there."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MountedPaths = Annotated[
@@ -35,11 +47,11 @@ MountedDirectory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="In 
 @app.command("format")
 def format_(
     stores: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="STORE...",
-            help="Regular files, made when absent, or block devices; each becomes a store.",
-            callback=lambda stores: [require_text(store) for store in stores],
+            help="Regular files, made when absent, block devices, or nvme+tcp://HOST[:PORT]/NQN[?nsid=N]; each becomes "
+            "a store.",
         ),
     ],
     size: Annotated[
@@ -53,6 +65,7 @@ def format_(
         list[str] | None,
         typer.Option(metavar="STORE", help="Destroy what STORE holds; names it again, once for each such STORE."),
     ] = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Make empty stores. Refuses what holds anything, unless --force names it again."""
@@ -64,6 +77,7 @@ def format_(
         segment_size=0 if segment_size is None else parse_size(segment_size),
         label=label,
         force=force or (),
+        config=config,
     )
     if json:
         print_json(made)
@@ -73,12 +87,11 @@ def format_(
 
 
 @app.command()
-def info(store: Store, json: Json = False) -> None:
+def info(store: Store, config: ConfigFile = None, json: Json = False) -> None:
     """Describe a store; it may be mounted."""
-    from kvfs.cli.administration import print_volume
-    from kvfs.store import volume
+    from kvfs.cli.administration import describe_store, print_volume
 
-    found = volume.info(store)
+    found = describe_store(store, config)
     print_json(found) if json else print_volume(found)
 
 
@@ -91,6 +104,7 @@ def fsck(
         bool, typer.Option("--repair", help="Keep what can be trusted, drop the rest, and say what was done.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --repair: only check, as without it.")] = False,
+    config: ConfigFile = None,
 ) -> None:
     """Check a store that is not mounted, without changing it unless --repair is given.
 
@@ -99,10 +113,10 @@ def fsck(
     from kvfs.cli.administration import check_store, print_repair, print_report, repair_store
 
     if repair and not dry_run:
-        repaired = repair_store(store, verify_data=not no_data)
+        repaired = repair_store(store, config, verify_data=not no_data)
         print_json(repaired) if json else print_repair(repaired)
         raise typer.Exit(0 if repaired.before.clean else 1 if repaired.after.clean else 4)
-    report = check_store(store, verify_data=not no_data)
+    report = check_store(store, config, verify_data=not no_data)
     print_json(report) if json else print_report(report)
     raise typer.Exit(0 if report.clean else 1)
 
@@ -214,15 +228,17 @@ def physical(
     every: Annotated[str, typer.Option(metavar="TIME", help="How often, as in 5s; it counts for three times that.")] = (
         "5s"
     ),
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Show how much space is really there under a store: its file system's, or a drive's."""
     from kvfs.cli.physical import describe, keep_publishing, look, print_reading, source_of
 
-    source = source_of(store)
-    if publish is not None:
-        keep_publishing(source, publish, parse_seconds(every))
-    reading = look(source)
+    with opened_as_named(store, config) as found:
+        source = source_of(found.path)
+        if publish is not None:
+            keep_publishing(source, publish, parse_seconds(every))
+        reading = look(source)
     print_json(describe(source, reading)) if json else print_reading(source, reading)
 
 
@@ -348,6 +364,18 @@ def fabric_devices(json: Json = False) -> None:
 
     found = list_devices()
     print_json(to_builtins(found)) if json else print_devices(found)
+
+
+@configuration.command()
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: /etc/kvfs/kvfs.toml.")] = None,
+    json: Json = False,
+) -> None:
+    """Check a configuration file, and print what it says in its normal form."""
+    from kvfs.cli.config import DEFAULT_PATH, config_text, load_config
+
+    config = load_config(file or DEFAULT_PATH)
+    print_json(config) if json else print(config_text(config))
 
 
 @app.command()

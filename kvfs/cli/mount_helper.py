@@ -10,7 +10,9 @@ import typer
 
 from kvfs.cli import launch, mounting
 from kvfs.cli.app import run
+from kvfs.cli.config import load_config
 from kvfs.cli.options import parse_options
+from kvfs.cli.plan import plan
 from kvfs.errors import UsageError
 
 DEFAULT_STORE = "default"  # as SPEC: the store that `kvfs mount MOUNTPOINT` would take
@@ -31,7 +33,8 @@ def mount(
     if namespace is not None:
         raise UsageError("option -N is not supported", "use nsenter --mount")
     names = [directory] if spec == DEFAULT_STORE else [spec, directory]
-    request = mounting.plan(names, parse_options(options or (), sloppy=sloppy))
+    fstab = parse_options(options or (), sloppy=sloppy)
+    request = plan(names, fstab, config=load_config(fstab.config)).request
     if fake:
         mounting.check(request)
         return

@@ -1,4 +1,4 @@
-"""What ``kvfs mount`` does between its command line and the daemon: plan, check, serve.
+"""What ``kvfs mount`` does between its plan and its end: check, serve.
 
 Everything that can be refused without touching the store is refused before the daemon starts. The store is
 made, when it has to be, by the daemon: native code may start threads, and those do not survive a fork.
@@ -8,105 +8,15 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from kvfs import paths
-from kvfs.cli.mounts import FSTYPE, mount_at, resolve_mountpoint
-from kvfs.cli.options import FstabOptions
+from kvfs.cli.mounts import FSTYPE, mount_at
+from kvfs.cli.plan import MountRequest, NativeOptions
 from kvfs.cli.probes import fuse
-from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, UsageError, VolumeError
-
-if TYPE_CHECKING:
-    from kvfs.fs.options import DataPath, OnFull, RequestLoop  # at run time the daemon imports kvfs.fs, after its fork
-
-
-SWEEP_AFTER = 3600  # s: no client takes an hour to write a page
-
-
-@dataclass(frozen=True)
-class NativeOptions:
-    """Of the native data path, and whether it is taken at all; see ``kvfs.fs.options``."""
-
-    data_path: "DataPath" = "native"
-    threads: int = 0
-    request_loop: "RequestLoop" = "auto"
-    passthrough: bool = True
-    warm_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """Of the store's device; see ``kvfs.fs.options``."""
-
-    io_timeout: float = 30.0
-    inject_faults: bool = False
-    physical_space: Path | None = None
-
-
-@dataclass(frozen=True)
-class MountRequest:
-    """Absolute paths, symlinks resolved. ``size`` in bytes: of a store to be made, or what an existing one has to be.
-
-    ``log`` None: standard error. ``sweep_after``: as in ``kvfs.fs.options``.
-    """
-
-    store: Path
-    mountpoint: Path
-    size: int | None
-    read_only: bool
-    allow_other: bool
-    log: Path | None
-    extra: tuple[str, ...] = ()
-    on_full: "OnFull" = "evict"
-    native: NativeOptions = NativeOptions()
-    sweep_after: int = SWEEP_AFTER
-    device: DeviceOptions = DeviceOptions()
-
-
-def plan(
-    names: Sequence[str],
-    fstab: FstabOptions,
-    *,
-    size: int | None = None,
-    read_only: bool = False,
-    allow_other: bool | None = None,
-    log: Path | None = None,
-    foreground: bool = False,
-    on_full: "OnFull | None" = None,
-    native: NativeOptions | None = None,
-    sweep_after: int | None = None,
-    device: DeviceOptions | None = None,
-) -> MountRequest:
-    """``names``: ``[STORE ...] MOUNTPOINT``. Options of the command line win over ``-o``. Raises UsageError."""
-    *stores, mountpoint = names
-    if len(stores) > 1:
-        raise UsageError(
-            f"expected one store, found {len(stores)}: {', '.join(stores)}",
-            "stores of several namespaces come with NVMe-oF support (part 4); name one",
-        )
-    target = paths.require_text(resolve_mountpoint(Path(mountpoint)))
-    store = paths.require_text(Path(os.path.realpath(stores[0]))) if stores else paths.default_store()
-    if allow_other is None:
-        allow_other = fstab.allow_other if fstab.allow_other is not None else os.geteuid() == 0
-    log = log or fstab.log
-    if log is None and not foreground:
-        log = paths.default_log(target)
-    return MountRequest(
-        store=store,
-        mountpoint=target,
-        size=fstab.size if size is None else size,
-        read_only=read_only or bool(fstab.read_only),
-        allow_other=allow_other,
-        log=log and log.absolute(),
-        extra=fstab.extra,
-        on_full=on_full or fstab.on_full or "evict",
-        native=native or NativeOptions(),
-        sweep_after=next((given for given in (sweep_after, fstab.sweep_after) if given is not None), SWEEP_AFTER),
-        device=device or DeviceOptions(),
-    )
+from kvfs.cli.stores import OpenStore, opened
+from kvfs.errors import BadMountpoint, MountError, MountInUse, NoFuse, VolumeError
 
 
 def check(request: MountRequest) -> None:
@@ -120,12 +30,19 @@ def check(request: MountRequest) -> None:
 def serve(request: MountRequest, ready: Callable[[], None]) -> None:
     """Make the store when it is absent, mount it and serve until unmounted or told to end.
 
-    ``ready`` is called once the mount answers. A store made here is removed again when that does not come to pass.
+    ``ready`` is called once the mount answers. A store made here is removed again when that does not come to pass, and
+    what was connected for it is disconnected in the end.
     """
+    with opened(request.store, request.mountpoint) as store:
+        _serve(request, store, ready)
+
+
+def _serve(request: MountRequest, found: OpenStore, ready: Callable[[], None]) -> None:
     from kvfs import fs
     from kvfs.store import volume
 
-    is_new = not request.store.exists()
+    store = found.path
+    is_new = not store.exists()
     answered = False
 
     def answer() -> None:
@@ -133,11 +50,11 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
         answered = True
         ready()
 
-    volume.open_or_create(request.store, request.size)
+    volume.open_or_create(store, request.size)
     try:
         fs.serve(
             fs.MountOptions(
-                store=request.store,
+                store=store,
                 mountpoint=request.mountpoint,
                 read_only=request.read_only,
                 allow_other=request.allow_other,
@@ -150,10 +67,11 @@ def serve(request: MountRequest, ready: Callable[[], None]) -> None:
                 **asdict(request.device),
             ),
             answer,
+            found.components,
         )
     except BaseException:
         if is_new and not answered:
-            _remove_unused(request.store)
+            _remove_unused(store)
         raise
 
 
@@ -203,6 +121,8 @@ def _check_request_loop(native: NativeOptions) -> None:
 
 def _check_store(request: MountRequest) -> None:
     store = request.store
+    if not isinstance(store, Path):
+        return  # the daemon connects it
     if store.is_relative_to(request.mountpoint):
         raise BadMountpoint(f"{store}: lies below the mountpoint {request.mountpoint}", "the mount would hide it")
     if request.read_only and not store.exists():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvfs.errors import NotMounted
+from kvfs.fabric.connections import Ledger
+from kvfs.fabric.url import is_url
 
 FSTYPE = "fuse.kvfs"
 _MOST_LINKS = 40  # that the kernel follows
@@ -125,12 +127,22 @@ def daemon_of(mount: Mount) -> int | None:
     ``None`` when it is gone, belongs to another user, or runs in another process-id namespace. Asking the
     daemon itself would hang with a daemon that hangs; the owner recorded in the store may be long dead.
     """
-    store = os.path.realpath(mount.source)
+    store = _device_of_url(mount) if is_url(mount.source) else os.path.realpath(mount.source)
+    if store is None:
+        return None
     for process in _processes():
         open_files = _targets(process / "fd")
         if "/dev/fuse" in open_files and open_files & {store, f"{store} (deleted)"}:
             return int(process.name)
     return None
+
+
+def _device_of_url(mount: Mount) -> str | None:
+    """What the daemon of a store on a fabric said that it would open."""
+    try:
+        return Ledger().device_of(mount.mountpoint)
+    except PermissionError:  # it is root's, and so is the daemon
+        return None
 
 
 def users_of(mount: Mount) -> list[str]:

@@ -25,7 +25,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,13 @@ log = logging.getLogger(__name__)
 _IDLE_TASKS, _MOST_TASKS = 32, 256
 
 
-def serve(options: MountOptions, ready: Callable[[], None]) -> None:
+def serve(
+    options: MountOptions, ready: Callable[[], None], under: Mapping[str, Callable[[], object]] | None = None
+) -> None:
     """Mount and answer requests until unmounted, SIGTERM, SIGINT or SIGHUP; the store is closed on return.
 
-    ``ready`` is called once the mount answers. Main thread only. Raises a VolumeError when the store
+    ``ready`` is called once the mount answers. ``under``: ``statistics()`` of what is under the store, by the names
+    of the components. Main thread only. Raises a VolumeError when the store
     cannot be opened or closed, MountError when it cannot be mounted.
     """
     give_large_blocks_back()
@@ -75,7 +78,7 @@ def serve(options: MountOptions, ready: Callable[[], None]) -> None:
             engine = Engine(store, on_drop=_forget_name)
             physical = PhysicalWatch(store, options.store, options.physical_space)
             evictions = Evictions(store)
-            session.mount(_file_system(engine, session, options, faults, physical, evictions))
+            session.mount(_file_system(engine, session, options, faults, physical, evictions, under or {}))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
             trio.run(_serve, engine, session, evictions, options.mountpoint, physical, ready)
         except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
@@ -135,13 +138,14 @@ def _file_system(
     faults: FaultInjector | None,
     physical: PhysicalWatch,
     evictions: Evictions,
+    under: Mapping[str, Callable[[], object]],
 ) -> FileSystem:
     shown = msgspec.to_builtins(options, enc_hook=str)  # str() for paths
     identity = Identity(
         version=__version__,
         pid=os.getpid(),
         mountpoint=str(options.mountpoint),
-        store=str(options.store),
+        store=options.fsname,
         uuid=engine.store.uuid,
         options={name: value for name, value in shown.items() if name not in ("store", "mountpoint")},
     )
@@ -152,6 +156,7 @@ def _file_system(
     components["fs"] = lambda: session.whole(file_system.statistics())
     components["physical"] = physical.statistics
     components.update(session.components)
+    components.update(under)
     return file_system
 
 

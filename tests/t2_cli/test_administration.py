@@ -90,13 +90,13 @@ def test_a_failure_nobody_could_foresee_undoes_what_was_made(tmp_path: Path, mon
     zeros.write_bytes(bytes(20 << 20))
     size = 64 << 20
     with pytest.raises(VolumeError, match=r"last: input/output error; see the kernel log$"):
-        format_stores([new, empty, zeros, last], size=size, segment_size=0, label="", force=[])
+        format_stores([*map(str, (new, empty, zeros, last))], size=size, segment_size=0, label="", force=[])
     assert not new.exists()
     assert empty.read_bytes() == b""
     assert zeros.read_bytes() == bytes(20 << 20)
     forced.write_bytes(b"x" * 100)
     with pytest.raises(VolumeError, match=rf"; see the kernel log; formatted before that: {forced}$"):
-        format_stores([new, forced, last], size=size, segment_size=0, label="", force=[str(forced)])
+        format_stores([*map(str, (new, forced, last))], size=size, segment_size=0, label="", force=[str(forced)])
     assert not new.exists()
 
 

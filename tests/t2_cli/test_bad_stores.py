@@ -14,7 +14,8 @@ from place import Done, Place
 from support.mount import is_mounted
 from support.process import in_child
 
-from kvfs.cli.mounting import MountRequest, serve
+from kvfs.cli.mounting import serve
+from kvfs.cli.plan import MountRequest
 from kvfs.errors import MountError
 from kvfs.store import format as kvfs1
 

@@ -6,15 +6,33 @@ from pathlib import Path
 import pytest
 
 from kvfs import paths
-from kvfs.cli.mounting import plan
+from kvfs.cli import plan as planning
 from kvfs.cli.options import FstabOptions, parse_options
+from kvfs.cli.plan import MountRequest
+from kvfs.cli.settings import MountSettings
 from kvfs.errors import UsageError
 
 
+def plan(names: list[str], fstab: FstabOptions, *given: MountSettings, foreground: bool = False) -> MountRequest:
+    return planning.plan(names, fstab, *given, foreground=foreground).request
+
+
 def test_options_of_fstab() -> None:
-    assert parse_options(["ro,size=64G", "allow_other,log=/l,nosuid"]) == FstabOptions(
-        read_only=True, allow_other=True, size=64 << 30, log=Path("/l"), extra=("nosuid",)
+    assert parse_options(["ro,size=64G", "allow_other,log=/l,nosuid,config=/c"]) == FstabOptions(
+        MountSettings(read_only=True, allow_other=True, size=64 << 30, log=Path("/l")),
+        extra=("nosuid",),
+        config=Path("/c"),
     )
+
+
+def test_options_of_the_fabric() -> None:
+    found = parse_options(["nr_io_queues=4,ctrl_loss_tmo=10m,tls=true,dhchap_secret_file=/k"])
+    assert found.fabric == {
+        "nr_io_queues": 4,
+        "ctrl_loss_tmo": 600,
+        "tls": True,
+        "dhchap_secret_file": Path("/k"),
+    }
 
 
 def test_what_is_for_others_is_accepted() -> None:
@@ -23,8 +41,10 @@ def test_what_is_for_others_is_accepted() -> None:
 
 
 def test_the_later_option_wins() -> None:
-    assert parse_options(["ro,rw,allow_other,noallow_other"]) == FstabOptions(read_only=False, allow_other=False)
-    assert parse_options(["size=1G,size=2G"]).size == 2 << 30
+    assert parse_options(["ro,rw,allow_other,noallow_other"]) == FstabOptions(
+        MountSettings(read_only=False, allow_other=False)
+    )
+    assert parse_options(["size=1G,size=2G"]).settings.size == 2 << 30
 
 
 @pytest.mark.parametrize(
@@ -40,6 +60,10 @@ def test_the_later_option_wins() -> None:
         ("remount,ro", "remount is not supported"),
         ("suid", "option suid is not supported; kvfs mounts are always nosuid and nodev"),
         ("rw,dev", "option dev is not supported"),
+        ("nr_io_queue=3", "did you mean nr_io_queues?"),
+        ("nr_io_queues=many", "mount option: nr_io_queues: expected a number, found 'many'"),
+        ("nr_io_queues", "option nr_io_queues needs a value"),
+        ("dhchap_secret=DHHC-1:00:c2VjcmV0", "did you mean dhchap_secret_file?"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:
@@ -49,14 +73,14 @@ def test_what_is_wrong_is_said(text: str, says: str) -> None:
 
 
 def test_sloppy_ignores_the_unknown_only() -> None:
-    assert parse_options(["foo,bar=1,ro"], sloppy=True) == FstabOptions(read_only=True)
+    assert parse_options(["foo,bar=1,ro"], sloppy=True) == FstabOptions(MountSettings(read_only=True))
     with pytest.raises(UsageError):
         parse_options(["size="], sloppy=True)
 
 
 def test_the_command_line_wins_over_options(tmp_path: Path) -> None:
     fstab = parse_options(["size=1G,log=/a,allow_other"])
-    request = plan(["s", str(tmp_path)], fstab, size=2 << 30, allow_other=False, log=Path("b"))
+    request = plan(["s", str(tmp_path)], fstab, MountSettings(size=2 << 30, allow_other=False, log=Path("b")))
     assert (request.size, request.allow_other, request.log) == (2 << 30, False, Path.cwd() / "b")
     assert plan(["s", "m"], fstab).size == 1 << 30
 
@@ -71,7 +95,7 @@ def test_paths_are_made_absolute_and_followed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_several_stores_are_for_later() -> None:
-    with pytest.raises(UsageError, match=r"found 2: a, b; .*\(part 4\)"):
+    with pytest.raises(UsageError, match=r"found 2: a, b; .*one namespace as yet"):
         plan(["a", "b", "/mnt"], FstabOptions())
 
 
