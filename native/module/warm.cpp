@@ -4,11 +4,10 @@
 #include <nanobind/stl/string.h>
 
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 
 #include "module/module.hpp"
+#include "uring/async.hpp"
 #include "warm/ioctl.hpp"
 #include "warm/tier.hpp"
 
@@ -28,20 +27,8 @@ namespace {
 // Blocks the calling thread, without the GIL, until the task is done.
 template <typename T>
 T wait_for(uring::Async<T> task) {
-    struct State {
-        std::mutex mutex;
-        std::condition_variable done;
-        std::optional<T> result;
-    } state;
     const nb::gil_scoped_release unlocked;
-    uring::detach(std::move(task), [&state](T result) {
-        const std::lock_guard guard(state.mutex);  // held while notifying: the state goes when the waiter wakes
-        state.result = std::move(result);
-        state.done.notify_one();
-    });
-    std::unique_lock lock(state.mutex);
-    state.done.wait(lock, [&state] { return state.result.has_value(); });
-    return std::move(*state.result);
+    return uring::block_on(std::move(task));
 }
 
 struct PyPage {
