@@ -42,7 +42,9 @@ std::vector<int> parse_cpu_list(std::string_view text) {
         }
         for (int cpu = from; cpu <= to; ++cpu) cpus.push_back(cpu);
         at = parsed.ptr;
-        if (at < end && *at++ != ',') return {};
+        if (at == end) break;
+        if (*at != ',') return {};
+        ++at;
     }
     return cpus;
 }

@@ -137,6 +137,7 @@ double read_rate(int fd, unsigned readers, std::size_t size, double seconds) {
         reads += own;
     };
     std::vector<std::thread> threads;
+    threads.reserve(readers);
     const auto begin = std::chrono::steady_clock::now();
     for (unsigned i = 0; i < readers; ++i) threads.emplace_back(work, i);
     std::this_thread::sleep_for(std::chrono::duration<double>(seconds));

@@ -288,6 +288,7 @@ std::vector<SegmentId> Segments::victims(std::size_t count, std::uint32_t limit,
     std::partial_sort(rated.begin(), rated.begin() + static_cast<std::ptrdiff_t>(least), rated.end(),
                       [](const auto& a, const auto& b) { return a.first > b.first; });
     std::vector<SegmentId> out;
+    out.reserve(least);
     for (std::size_t i = 0; i < least; ++i) out.push_back(rated[i].second);
     return out;
 }

@@ -209,6 +209,7 @@ void pool(const Options& options, const std::string& path) {
         const auto half = [&](std::uint64_t seed) {
             for (auto& each : latencies) each.ms.clear();
             std::vector<std::thread> running;
+            running.reserve(threads);
             for (std::uint64_t me = 0; me < threads; ++me) {
                 running.emplace_back([&, me] {
                     std::mt19937_64 random(seed + me);  // NOLINT(cert-msc51-cpp): the same writes every time
@@ -428,7 +429,7 @@ int main(int argc, char** argv) {
         given[each.substr(0, equals)] = each.substr(equals + 1);
     }
     const Options options(std::move(given));
-    const std::string path = argv[argc - 1];
+    const std::string path = argv[argc - 1];  // NOLINT(clang-analyzer-security.ArrayBound): argc > 2
     try {
         const std::uint64_t size = options.number("size", 512) * kMiB;
         const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);

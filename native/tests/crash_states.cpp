@@ -104,6 +104,7 @@ std::vector<std::size_t> undecided(const Trace& trace, Time crash) {
 std::vector<State> plan_states(const Trace& trace, std::size_t count, std::uint64_t seed) {
     std::mt19937_64 random(seed);
     std::vector<Time> durable;
+    durable.reserve(trace.writes.size());
     for (const Write& write : trace.writes) durable.push_back(write.durable);
     std::sort(durable.begin(), durable.end());
     std::vector<State> out;

@@ -105,6 +105,7 @@ void expect_file(Store& store, std::uint64_t ino, std::uint64_t tag, std::uint64
 
 void side_by_side(unsigned threads, const std::function<void(unsigned)>& work) {
     std::vector<std::thread> running;
+    running.reserve(threads);
     for (unsigned i = 0; i < threads; ++i) running.emplace_back(work, i);
     for (auto& thread : running) thread.join();
 }
@@ -178,6 +179,7 @@ void writers(const std::string& path) {
     {
         Store store(path, {.owner = "{}", .buffer_bytes = 16 * kMiB});
         std::vector<std::uint64_t> inos;
+        inos.reserve(kThreads);
         for (unsigned i = 0; i < kThreads; ++i) inos.push_back(create(store, "own" + std::to_string(i)));
         const std::uint64_t shared = create(store, "shared");
         expect_equal(block_on(store.truncate(shared, 8 * kMiB)), 0, "truncate");
@@ -262,6 +264,7 @@ void writers(const std::string& path) {
 void exhaustion(const std::string& path) {
     Store store(format_at(path, 256 * kMiB, kMiB), {.owner = "{}", .buffer_bytes = 1});
     std::vector<std::uint64_t> inos;
+    inos.reserve(40);
     for (unsigned i = 0; i < 40; ++i) inos.push_back(create(store, std::to_string(i)));
     side_by_side(16, [&](unsigned me) {
         for (unsigned round = 0; round < 40; ++round) {

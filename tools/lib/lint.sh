@@ -22,7 +22,8 @@ tidy() {
     database=$(find "$ROOT/build" -maxdepth 2 -name compile_commands.json -printf '%h\n' -quit)
     [[ -n $database ]] || die "expected build/*/compile_commands.json from the build, found none; remove .venv/stamps/kvfs and run this again"
     [[ -f $ROOT/.clang-tidy ]] || die "expected the checks of clang-tidy in .clang-tidy, found no such file"
-    headers=$(find "$ROOT/native" -name '*.hpp' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | cat - "$ROOT/.clang-tidy" | sha256sum)
+    headers=$(find "$ROOT/native" -name '*.hpp' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum |
+        cat - "$ROOT/.clang-tidy" <("$VENV/bin/clang-tidy" --version) | sha256sum)
     mkdir -p "$ROOT/build/tidy"
     while IFS= read -r -d '' file; do
         digest=$(printf '%s' "$headers" | cat - "$file" | sha256sum | cut -c1-32)
@@ -31,6 +32,6 @@ tidy() {
     ((${#pending[@]} == 0)) && return
     # shellcheck disable=SC2016
     printf '%s\0' "${pending[@]}" | xargs -0 -n 2 -P "$(nproc)" bash -c '
-        said=$(clang-tidy --quiet --warnings-as-errors="*" -p "$1" "$3" 2>&1) && touch "$0/$2" || { echo "$said"; exit 1; }
-        ' "$ROOT/build/tidy" "$database"
+        said=$("$2" --quiet --warnings-as-errors="*" -p "$1" "$4" 2>&1) && touch "$0/$3" || { echo "$said"; exit 1; }
+        ' "$ROOT/build/tidy" "$database" "$VENV/bin/clang-tidy"
 }
