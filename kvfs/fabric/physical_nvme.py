@@ -1,54 +1,22 @@
-"""NVMe namespaces: identify data by pass-through, and what it says of thin provisioning.
+"""NVMe namespaces: what their identify data says of thin provisioning.
 
 Structures and field names are those of the NVM Express Base Specification 2.0 (Identify, figures 275 to 278 and 289)
-and its NVM Command Set (Identify Namespace, figure 97). Linux: ``NVME_IOCTL_ADMIN_CMD`` of ``<linux/nvme_ioctl.h>``.
+and its NVM Command Set (Identify Namespace, figure 97).
 
 The status of a write that finds no space, Capacity Exceeded (81h, generic), reaches the store as ENOSPC: the block
 layer maps it.
 """
 
-import ctypes
-import fcntl
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from kvfs.fabric.nvme.admin import IDENTIFY, PAGE, AdminCommand, open_namespace
 from kvfs.fabric.physical import Reading
 
-_ADMIN_CMD = 0xC0484E41  # _IOWR('N', 0x41, struct nvme_admin_cmd), 72 bytes
-_ADMIN = struct.Struct("<BBHI8xQQII6III")  # opcode flags rsvd nsid; metadata addr metadata_len data_len; cdw10-15 ...
-_ID = 0x40 | 0x4E << 8  # NVME_IOCTL_ID, _IO('N', 0x40): the namespace's number
-
-_GET_LOG_PAGE, _IDENTIFY = 0x02, 0x06
-_CNS_NAMESPACE, _CNS_CONTROLLER, _CNS_NVM_SET_LIST = 0x00, 0x01, 0x04
-_PAGE = 4096
-
-# (opcode, namespace, cdw10, cdw11, bytes to come back) -> data; raises OSError
-AdminCommand = Callable[[int, int, int, int, int], bytes]
-
-
-def admin_command(fd: int) -> AdminCommand:
-    """Sends read-only admin commands to the device behind ``fd``. OSError EIO with the NVMe status when it refuses."""
-
-    def send(opcode: int, namespace: int, cdw10: int, cdw11: int, size: int) -> bytes:
-        data = ctypes.create_string_buffer(size)
-        command = bytearray(
-            _ADMIN.pack(opcode, 0, 0, namespace, 0, ctypes.addressof(data), 0, size, cdw10, cdw11, 0, 0, 0, 0, 0, 0)
-        )
-        status = fcntl.ioctl(fd, _ADMIN_CMD, command)
-        if status != 0:
-            raise OSError(5, f"admin command {opcode:#04x}: NVMe status {status:#05x}")
-        return data.raw
-
-    return send
-
-
-def get_log_page(send: AdminCommand, page: int, size: int, namespace: int = 0xFFFFFFFF) -> bytes:
-    dwords = size // 4 - 1
-    return send(_GET_LOG_PAGE, namespace, page | (dwords & 0xFFFF) << 16, dwords >> 16, size)
+_CNS_NAMESPACE, _CNS_NVM_SET_LIST = 0x00, 0x04
 
 
 class NamespaceData(msgspec.Struct, frozen=True):
@@ -64,8 +32,8 @@ class NamespaceData(msgspec.Struct, frozen=True):
 
 def parse_namespace(data: bytes) -> NamespaceData:
     """ValueError when that is no such structure."""
-    if len(data) < _PAGE:
-        raise ValueError(f"expected {_PAGE} bytes of namespace data, found {len(data)}")
+    if len(data) < PAGE:
+        raise ValueError(f"expected {PAGE} bytes of namespace data, found {len(data)}")
     size, capacity, used = struct.unpack_from("<QQQ", data, 0)
     features, formatted = data[24], data[26]
     index = formatted & 0xF | (formatted >> 5 & 0x3) << 4  # FLBAS bits 3:0, and 6:5 for formats beyond the 16th
@@ -80,8 +48,8 @@ def parse_namespace(data: bytes) -> NamespaceData:
 
 def parse_nvm_set_unallocated(data: bytes, nvm_set: int) -> int | None:
     """Of an NVM Set List: the bytes that set ``nvm_set`` has for nobody yet (UNVMSETCAP); ``None``: it is not there."""
-    if len(data) < _PAGE:
-        raise ValueError(f"expected {_PAGE} bytes of an NVM Set List, found {len(data)}")
+    if len(data) < PAGE:
+        raise ValueError(f"expected {PAGE} bytes of an NVM Set List, found {len(data)}")
     count = data[0]
     if count > 31:
         raise ValueError(f"expected at most 31 NVM Sets, found {count}")
@@ -123,7 +91,7 @@ class ThinSource:
             return None
         fd, send, namespace = found
         try:
-            if parse_namespace(send(_IDENTIFY, namespace, _CNS_NAMESPACE, 0, _PAGE)).is_thin:
+            if parse_namespace(send(IDENTIFY, namespace, _CNS_NAMESPACE, 0, PAGE)).is_thin:
                 return cls(str(device), send, namespace)
         except (OSError, ValueError):
             pass
@@ -131,28 +99,9 @@ class ThinSource:
         return None
 
     def read(self) -> Reading | None:
-        namespace = parse_namespace(self._send(_IDENTIFY, self._namespace, _CNS_NAMESPACE, 0, _PAGE))
+        namespace = parse_namespace(self._send(IDENTIFY, self._namespace, _CNS_NAMESPACE, 0, PAGE))
         unallocated = None
         if namespace.nvm_set:
-            sets = self._send(_IDENTIFY, 0, _CNS_NVM_SET_LIST, namespace.nvm_set, _PAGE)
+            sets = self._send(IDENTIFY, 0, _CNS_NVM_SET_LIST, namespace.nvm_set, PAGE)
             unallocated = parse_nvm_set_unallocated(sets, namespace.nvm_set)
         return thin_reading(namespace, unallocated)
-
-
-def open_namespace(device: Path) -> tuple[int, AdminCommand, int] | None:
-    """A descriptor (the caller's), a way to send admin commands by it, and the namespace's number."""
-    try:
-        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        namespace = fcntl.ioctl(fd, _ID)
-    except OSError:  # ENOTTY: no NVMe
-        os.close(fd)
-        return None
-    return fd, admin_command(fd), namespace
-
-
-def vendor_of(send: AdminCommand) -> int:
-    """The PCI vendor of the controller."""
-    return int.from_bytes(send(_IDENTIFY, 0, _CNS_CONTROLLER, 0, _PAGE)[:2], "little")

@@ -15,8 +15,8 @@ import os
 import struct
 from pathlib import Path
 
+from kvfs.fabric.nvme.admin import AdminCommand, get_log_page, open_namespace, vendor_of
 from kvfs.fabric.physical import Reading
-from kvfs.fabric.physical_nvme import AdminCommand, get_log_page, open_namespace, vendor_of
 
 _VENDORS = {0xCC53, 0x1DFD}  # ScaleFlux, DIGISTOR
 _QUERY_CAPACITY = 0xD3

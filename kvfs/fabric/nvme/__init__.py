@@ -5,7 +5,18 @@ Everything here blocks, ends within a time limit, and raises one class of ``kvfs
 
 from kvfs.fabric.nvme.connecting import connect, disconnect
 from kvfs.fabric.nvme.discovery import discover
-from kvfs.fabric.nvme.identify import identify_controller, identify_namespace, reservation_report, smart_log
+from kvfs.fabric.nvme.identify import (
+    ControllerIdentity,
+    NamespaceIdentity,
+    Registrant,
+    ReservationReport,
+    SmartLog,
+    identify_controller,
+    identify_namespace,
+    reservation_report,
+    scaleflux_smart_log,
+    smart_log,
+)
 from kvfs.fabric.nvme.sysfs import list_controllers, list_namespaces
 from kvfs.fabric.nvme.types import (
     DEFAULT_PORTS,
@@ -24,8 +35,13 @@ __all__ = [
     "Address",
     "ConnectOptions",
     "Controller",
+    "ControllerIdentity",
     "DiscoveryEntry",
     "Namespace",
+    "NamespaceIdentity",
+    "Registrant",
+    "ReservationReport",
+    "SmartLog",
     "Transport",
     "connect",
     "disconnect",
@@ -35,5 +51,6 @@ __all__ = [
     "list_controllers",
     "list_namespaces",
     "reservation_report",
+    "scaleflux_smart_log",
     "smart_log",
 ]

@@ -37,8 +37,9 @@ class Address(msgspec.Struct, frozen=True):
 class ConnectOptions(msgspec.Struct, frozen=True):
     """What people set of a connection; ``None``: as the kernel, or the configuration of this host, has it.
 
-    Times in seconds; -1 for ``ctrl_loss_tmo`` is for ever, for ``fast_io_fail_tmo`` off. Keys come from files, whose
-    text is the key as ``nvme gen-dhchap-key`` and ``nvme gen-tls-key`` print it: ``DHHC-1:...``, ``NVMeTLSkey-1:...``.
+    Times in seconds; -1 for ``ctrl_loss_tmo`` is for ever, for ``fast_io_fail_tmo`` off. Keys come from files: for
+    DH-HMAC-CHAP the text that ``nvme gen-dhchap-key`` prints (``keys``), for TLS a line of ``nvme tls-key --export``
+    (``tls``); a TLS key that is in the keyring already needs no file.
     """
 
     nr_io_queues: int | None = None
