@@ -356,6 +356,84 @@ def quota_list(
     print_json(found) if json else print_quotas(found)
 
 
+TransportOptions = Annotated[
+    list[str] | None,
+    typer.Option("-o", metavar="OPTION=VALUE,...", help="Transport options, as in a URL; keys by file name only."),
+]
+Patience = Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long it may take at most.")]
+
+
+@fabric.command("discover")
+def fabric_discover(
+    service: Annotated[str, typer.Argument(metavar="tcp://HOST[:PORT]", help="A discovery service; or rdma://.")],
+    options: TransportOptions = None,
+    config: ConfigFile = None,
+    timeout: Patience = "30s",
+    json: Json = False,
+) -> None:
+    """Show what a target offers to this host."""
+    from kvfs.cli.config import load_config
+    from kvfs.cli.fabric import discover, print_discovered, to_builtins
+
+    found = discover(service, options or (), load_config(config), parse_seconds(timeout))
+    print_json(to_builtins(found)) if json else print_discovered(found)
+
+
+@fabric.command("connect")
+def fabric_connect(
+    url: Annotated[str, typer.Argument(metavar="URL", help="nvme+tcp://HOST[:PORT]/NQN[?nsid=N&OPTION=VALUE]")],
+    options: TransportOptions = None,
+    config: ConfigFile = None,
+    timeout: Patience = "30s",
+    json: Json = False,
+) -> None:
+    """Connect a subsystem and wait for its namespaces. A mount does so by itself."""
+    from kvfs.cli.config import load_config
+    from kvfs.cli.fabric import connect, print_connected, to_builtins
+
+    found = connect(url, options or (), load_config(config), parse_seconds(timeout))
+    print_json(to_builtins(found)) if json else print_connected(found)
+
+
+@fabric.command("disconnect")
+def fabric_disconnect(
+    name: Annotated[str, typer.Argument(metavar="CONTROLLER|NQN", help="As in nvme1; an NQN: all paths to it.")],
+    force: Annotated[bool, typer.Option("--force", help="Also when a namespace is in use.")] = False,
+    timeout: Patience = "30s",
+    json: Json = False,
+) -> None:
+    """Disconnect one path, or a subsystem. Refuses what is in use."""
+    from kvfs.cli.fabric import disconnect
+
+    gone = disconnect(name, parse_seconds(timeout), force=force)
+    print_json({"disconnected": gone}) if json else print("\n".join(f"{each}: disconnected" for each in gone))
+
+
+@fabric.command("list")
+def fabric_list(json: Json = False) -> None:
+    """Show the NVMe namespaces of this host and the paths to them."""
+    from kvfs.cli.fabric import print_list, to_builtins
+    from kvfs.fabric.nvme import list_controllers
+
+    found = list_controllers()
+    print_json(to_builtins(found)) if json else print_list(found)
+
+
+@fabric.command("status")
+def fabric_status(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONTROLLER|NQN]...", help="Default: all over fabrics.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show connections, their state, queues and time limits. Exit status: 1 when one is not live, else 0."""
+    from kvfs.cli.fabric import print_status, status, to_builtins
+
+    found = status(names or ())
+    print_json(to_builtins(found)) if json else print_status(found)
+    raise typer.Exit(0 if all(each.state == "live" for each in found) else 1)
+
+
 @fabric.command("devices")
 def fabric_devices(json: Json = False) -> None:
     """Show the RDMA devices of this host, their ports, addresses and abilities."""
