@@ -20,7 +20,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from support.forked import can_fork, run_forked
 
 COMMAND_TIMEOUT = 60  # s: a command that needs longer hangs
 # What calls into a mount end with when its daemon is killed or its connection aborted: before it, in the kernel's queue
@@ -58,9 +60,7 @@ def run_command(name: str, *arguments: str | os.PathLike[str], timeout: float = 
     command = [str(_BINARIES / name), *(os.fspath(argument) for argument in arguments)]
     with tempfile.TemporaryFile() as output:
         try:
-            code: int | str = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=timeout, check=False
-            ).returncode
+            code: int | str = _status(command, output, timeout)
         except subprocess.TimeoutExpired:
             code = f"no exit within {timeout} s"
         output.seek(0)
@@ -68,6 +68,18 @@ def run_command(name: str, *arguments: str | os.PathLike[str], timeout: float = 
     if code != 0:
         raise CommandError(f"{' '.join(command)}: {code}\n{text}")
     return text
+
+
+def _status(command: list[str], output: BinaryIO, timeout: float) -> int:
+    name, *arguments = command
+    if can_fork(script := Path(name).name):
+        status = run_forked(script, arguments, output, timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return status
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=timeout, check=False
+    ).returncode
 
 
 def is_mounted(path: str | os.PathLike[str]) -> bool:
