@@ -11,7 +11,7 @@ from guestlib import archive, cpio, kernel, machine, modules
 from guestlib.errors import GuestUnavailable
 from guestlib.initramfs import Command, is_static
 from support.guest_session import CHECKOUT, UNAVAILABLE
-from support.mount import wait_for
+from support.mount import clean_mount, wait_for
 
 from kvfs.errors import UsageError
 
@@ -150,6 +150,20 @@ class TestMachine:
         points = ["/", "/proc", "/home", "/home/a b/c", "/home/a b/c/d/deep", "/homely", "/srv"]
         table = "".join(f"1 2 0:1 / {point} rw - x x rw\n".replace("a b", "a\\040b") for point in points)
         assert machine.mounts_of([Path("/home/a b/c/d"), Path("/etc")], table) == ["/home", "/home/a b/c"]
+
+    @pytest.mark.root
+    @pytest.mark.kvfs_only
+    def test_no_kvfs_mount_is_kept(self, tmp_path: Path) -> None:
+        """A copy of the mount in virtiofsd's namespace would keep its daemon from ending as long as the guest runs."""
+        show = tmp_path / "show"
+        show.write_text("#!/bin/sh\ncat /proc/self/mountinfo\n")
+        show.chmod(0o755)
+        with clean_mount("64M") as mount:
+            command = machine.virtiofsd_command(os.fspath(show), tmp_path, tmp_path / "socket", [])
+            there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+            assert os.path.ismount(mount.path)
+        assert f" {tmp_path}/root " in there
+        assert "fuse.kvfs" not in there
 
     def test_command_line(self) -> None:
         script = Command(("echo", "it's", "$HOME"), Path("/"), {"A": "b c; exit 3"}).script()

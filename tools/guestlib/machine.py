@@ -88,10 +88,18 @@ def qemu_command(
 
 
 def virtiofsd_command(virtiofsd: str, place: Path, socket: Path, paths: Iterable[Path]) -> list[str]:
-    """Serves / and the mounts that hold ``paths``, read-only. Ends with this process, however that ends."""
+    """Serves / and the mounts that hold ``paths``, read-only. Ends with this process, however that ends.
+
+    Its mount namespace begins with a copy of every mount there is, and a copy keeps a FUSE daemon from ending when
+    the mount itself goes: what the host unmounts later goes here too (slave, where the host's mounts are shared), and
+    kvfs mounts go at once.
+    """
     root = place / "root"
     root.mkdir()
     script = (
+        "while read -r _ _ _ _ point kind; do "
+        'case $kind in *" - fuse.kvfs "*) umount -l "$(printf %b "$point")";; esac; '
+        "done < /proc/self/mountinfo; "
         'bind() { mount --bind "$1" "$2" && mount -o remount,bind,ro "$2"; }; root=$1; bind / "$root" || exit; shift; '
     )
     script += 'while [ "$1" != -- ]; do bind "$1" "$root$1" || exit; shift; done; shift; exec "$@"'
@@ -99,7 +107,7 @@ def virtiofsd_command(virtiofsd: str, place: Path, socket: Path, paths: Iterable
         server = [f"--socket-path={socket}", f"--shared-dir={root}", "--sandbox=chroot", "--cache=always"]
     else:
         server = [f"--socket-path={socket}", "-o", f"source={root},sandbox=chroot,cache=always"]
-    private = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]
+    private = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave"]
     mounts = mounts_of(paths, Path("/proc/self/mountinfo").read_text())
     return [*private, "sh", "-c", script, "sh", str(root), *mounts, "--", virtiofsd, *server]
 
