@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -65,10 +66,16 @@ def fail(program: str, line: str, status: int) -> int:
 
 
 def print_json(value: Any) -> None:
-    """Structs, dataclasses and plain values, indented."""
+    """Structs, dataclasses, paths and plain values, indented."""
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(msgspec.json.format(msgspec.json.encode(value, enc_hook=_path_text), indent=2).decode())
+
+
+def _path_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no JSON of {type(value).__name__}")
 
 
 def _command_of(error: typer.TyperException) -> str | None:

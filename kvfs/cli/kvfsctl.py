@@ -6,7 +6,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from kvfs.cli.app import make_app, print_json, run
-from kvfs.cli.stores import opened_as_named
 from kvfs.errors import UsageError
 from kvfs.paths import require_text
 from kvfs.units import parse_seconds, parse_size
@@ -233,6 +232,7 @@ def physical(
 ) -> None:
     """Show how much space is really there under a store: its file system's, or a drive's."""
     from kvfs.cli.physical import describe, keep_publishing, look, print_reading, source_of
+    from kvfs.cli.stores import opened_as_named
 
     with opened_as_named(store, config) as found:
         source = source_of(found.path)

@@ -196,7 +196,8 @@ def test_print_config(place: Place) -> None:
         assert line in done.output.splitlines()
     printed = place.root / "printed.toml"
     printed.write_text(done.output)
-    assert place.run("kvfsctl", "config", "check", printed).status == 0
+    checked = json.loads(place.run("kvfsctl", "config", "check", "--json", printed).output)
+    assert (checked["path"], checked["mount"]["threads"]) == (str(printed), 3)
     found = json.loads(place.run("kvfs", *command, "--json").output)
     assert found["settings"]["threads"] == {"value": 3, "origin": "command line"}
     assert found["paths"][0]["options"]["nr_io_queues"] == {"value": 4, "origin": "URL"}
