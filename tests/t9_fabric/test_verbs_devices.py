@@ -111,6 +111,13 @@ def test_the_address_that_reaches_farthest_is_chosen(
     assert (chosen.index if chosen else None) == expected
 
 
+def test_a_table_of_addresses_may_have_gaps_and_is_not_read_to_its_end(tmp_path: Path) -> None:
+    nothing = ("0000:0000:0000:0000:0000:0000:0000:0000", "")
+    gids = {str(index): nothing for index in range(300)}
+    _make_device(tmp_path, "d", "Ethernet", "4: ACTIVE", "0x0", gids | dict.fromkeys(("2", "60", "250"), _GIDS["3"]))
+    assert [gid.index for gid in devices.read_port(tmp_path / "d/ports/1").gids] == [2, 60]
+
+
 @pytest.mark.usefixtures("no_library")
 def test_without_a_library_both_reasons_and_the_way_out_are_said() -> None:
     with pytest.raises(RdmaMissing) as failed:

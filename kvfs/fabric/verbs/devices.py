@@ -16,6 +16,7 @@ from kvfs.errors import RdmaMissing, one_line
 from kvfs.fabric.verbs.backend import Backend, Limits, Odp, choose_backend
 
 _NO_GID = bytes(16)
+_LONGEST_GAP = 64  # entries
 SYSFS = Path("/sys/class/infiniband")
 _UVERBS = Path("/dev/infiniband")
 
@@ -167,13 +168,21 @@ def _ask(device: Device, backend: Backend) -> Device:
 
 
 def _gids(directory: Path) -> tuple[Gid, ...]:
-    """A GID that is not set reads as zeros, and its attributes fail with EINVAL."""
+    """A GID that is not set reads as zeros, and its attributes fail with EINVAL.
+
+    Tables have hundreds of entries and are filled from the first free one on, so a long gap is the end.
+    """
     found = []
+    gap = 0
     for path in sorted((directory / "gids").iterdir(), key=lambda path: int(path.name)):
         text = _read(path)
         raw = bytes.fromhex(text.replace(":", "")) if text else _NO_GID
         if len(raw) != 16 or raw == _NO_GID:
+            gap += 1
+            if gap == _LONGEST_GAP:
+                break
             continue
+        gap = 0
         kind = _read(directory / "gid_attrs/types" / path.name)
         found.append(
             Gid(
