@@ -62,7 +62,7 @@ class Route(NamedTuple):
     reads_in: int  # READs of the peer that are answered at a time
     reads_out: int  # READs of ours that are in flight at a time
     timeout: int  # 4.096 us * 2^timeout until a packet that was not acknowledged is sent again
-    retries: int  # how often, at most 7
+    retries: int  # how often
 
 
 class Completion(NamedTuple):

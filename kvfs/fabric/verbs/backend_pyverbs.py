@@ -43,7 +43,8 @@ class PyverbsBackend:
         except self.pyverbs_error.PyverbsRDMAError as error:
             code = error.error_code if isinstance(error.error_code, int) else 0
             code = -code if code < -1 else code
-            raise OSError(code if code > 0 else errno.EIO, str(error)) from error
+            text = os.strerror(code) if code > 0 else str(error)
+            raise OSError(code if code > 0 else errno.EIO, text) from error
         except self.pyverbs_error.PyverbsError as error:
             raise OSError(errno.EINVAL, str(error)) from error
 
@@ -95,13 +96,12 @@ class _Context:
 
     def register(self, address: int, length: int, access: Access) -> Memory:
         with self._library._errors():
-            found: Memory = self._library.mr.MR(self._domain, length, int(access), address)
-        return found
+            return _Memory(self._library, self._library.mr.MR(self._domain, length, int(access), address))
 
     def register_dmabuf(self, fd: int, offset: int, length: int, access: Access) -> Memory:
         with self._library._errors():
-            found: Memory = self._library.mr.DmaBufMR(self._domain, length, int(access), dmabuf=fd, offset=offset)
-        return found
+            region = self._library.mr.DmaBufMR(self._domain, length, int(access), dmabuf=fd, offset=offset)
+            return _Memory(self._library, region)
 
     def create_queue(self, depth: int, port: int, access: Access) -> Queue:
         with self._library._errors():
@@ -110,6 +110,18 @@ class _Context:
     def close(self) -> None:
         with self._library._errors():
             self._made.close()
+
+
+class _Memory:
+    def __init__(self, library: PyverbsBackend, region: Any) -> None:
+        self._library = library
+        self._region = region
+        self.lkey: int = region.lkey
+        self.rkey: int = region.rkey
+
+    def close(self) -> None:
+        with self._library._errors():
+            self._region.close()
 
 
 class _Queue:

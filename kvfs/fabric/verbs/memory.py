@@ -1,18 +1,20 @@
 """Memory that the device reads and writes by itself: regions of this host, and what a peer may know of them."""
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from kvfs.errors import RdmaError
 from kvfs.fabric.verbs.backend import Memory
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _Key = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-_Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 64)]
-_Length = Annotated[int, msgspec.Meta(gt=0, lt=1 << 63)]
+_Address = Annotated[int, msgspec.Meta(ge=0)]  # MessagePack has none beyond 64 bits
+_Length = Annotated[int, msgspec.Meta(gt=0, le=(1 << 63) - 1)]
 
 
 class RemoteRegion(msgspec.Struct, frozen=True):
@@ -33,7 +35,9 @@ class Region:
     be closed, as the device would go on with memory that has become somebody else's.
     """
 
-    def __init__(self, memory: Memory, address: int, length: int, owner: Any) -> None:
+    def __init__(
+        self, memory: Memory, address: int, length: int, owner: Any, on_close: Callable[["Region"], None]
+    ) -> None:
         self.address = address
         self.length = length
         self.lkey = memory.lkey
@@ -41,6 +45,7 @@ class Region:
         self.users = 0
         self._memory: Memory | None = memory
         self._owner = owner
+        self._on_close = on_close
 
     @property
     def is_closed(self) -> bool:
@@ -53,7 +58,11 @@ class Region:
         if self.users:
             raise BufferError(f"expected a region without transfers, found {self.users} in flight")
         memory, self._memory = self._memory, None
-        memory.close()
+        self._on_close(self)
+        try:
+            memory.close()
+        except OSError as error:  # the device may still have it: the owner stays
+            raise RdmaError(f"{self.length} bytes cannot be deregistered: {error.strerror}") from error
         self._owner = None
 
     def __enter__(self) -> "Region":
