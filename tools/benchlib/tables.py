@@ -112,4 +112,6 @@ def _scale_text(value: float | None, unit: str) -> str:
         return ""
     if unit == "B":
         return format_size(int(value))
+    if unit == "x":
+        return f"{value:.2f}x"
     return f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
