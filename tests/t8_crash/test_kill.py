@@ -188,8 +188,7 @@ def small_mount() -> Iterator[KvfsMount]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.expects_log("recover|clean")
-@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.ci)])
-def test_four_styles_of_client(small_mount: KvfsMount, request: pytest.FixtureRequest, rounds: int) -> None:
+def test_four_styles_of_client(small_mount: KvfsMount, rounds: int) -> None:
     durable: dict[tuple[str, int], int] = {}
-    for number in range(1, 1 + (request.config.getoption("--rounds", default=None) or rounds)):
+    for number in range(1, 1 + rounds):
         one_round(small_mount.path, small_mount, number, durable)
