@@ -19,8 +19,9 @@ from kvfs.cli.config import Config
 from kvfs.cli.mounts import daemon_of, kvfs_mount_at
 from kvfs.cli.stores import disconnect_left, find_store, opened, stable_name
 from kvfs.errors import KvfsError
+from kvfs.fabric import nvme
 from kvfs.fabric.attach import Attached, attached
-from kvfs.fabric.connections import DIRECTORY
+from kvfs.fabric.connections import DIRECTORY, Ledger
 from kvfs.fabric.store import fabric_store
 from kvfs.store import volume
 
@@ -124,8 +125,17 @@ def test_a_store_by_url(tcp_target: Target, nvmet: Nvmet, rdma_address: str, pla
     assert controllers(rdma.nqn) == []
 
 
-def test_what_goes_wrong(target: Target, nvmet: Nvmet, drives: list[Path]) -> None:
+def test_what_goes_wrong(tcp_target: Target, nvmet: Nvmet, drives: list[Path]) -> None:
     """Each is said in a line, and leaves nothing connected."""
+    check_what_goes_wrong(tcp_target, nvmet, drives)
+
+
+@pytest.mark.ci
+def test_what_goes_wrong_over_rdma(rdma_target: Target, nvmet: Nvmet, drives: list[Path]) -> None:
+    check_what_goes_wrong(rdma_target, nvmet, drives)
+
+
+def check_what_goes_wrong(target: Target, nvmet: Nvmet, drives: list[Path]) -> None:
     base = f"nvme+{target.transport}://{target.traddr}"
     target.port.expose(nvmet.subsystem(OTHER_NQN, drives[1:3], allowed_hosts=[host("another")]))
     url = f"{base}/{target.nqn}"
@@ -190,6 +200,32 @@ def test_what_a_killed_process_left_is_disconnected(target: Target) -> None:
     assert note.startswith(f"{target.url}: nvme")
     assert note.endswith(f") disconnected, left by process {child}, which is gone")
     assert controllers(target.nqn) == []
+
+
+def test_who_is_killed_between_connecting_and_saying_so(tcp_target: Target) -> None:
+    path = fabric_store([tcp_target.url], {}, {}, {}, "none").paths[0]
+
+    def work() -> None:
+        entered = stack.enter_context(Ledger().locked(tcp_target.nqn))
+        entered.enter(tcp_target.url, None)
+        nvme.connect(path.address, tcp_target.nqn, path.options)
+
+    stack = contextlib.ExitStack()
+    child = in_child(work)
+    assert disconnect_left() == [], "it is at it"
+    kill(child)
+    (note,) = disconnect_left()
+    assert note.endswith(f") disconnected, left by process {child}, which is gone")
+    assert controllers(tcp_target.nqn) == []
+
+
+@pytest.mark.ci
+def test_the_target_is_gone_when_a_store_is_closed(tcp_target: Target, place: Place) -> None:
+    format_store(tcp_target.url)
+    mount(place, f"{tcp_target.url}?ctrl_loss_tmo=4&reconnect_delay=1&fast_io_fail_tmo=2")
+    tcp_target.port.withdraw(tcp_target.subsystem)
+    umount(place)
+    assert controllers(tcp_target.nqn) == []
 
 
 def test_what_another_uses_is_handed_to_it(tcp_target: Target) -> None:
