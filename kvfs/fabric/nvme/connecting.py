@@ -64,9 +64,10 @@ def connect(
                     raise explain(refusal, address, nqn, options, identity) from None
             _pause(deadline)  # somebody else's, which is coming or going
     except TimedOut as error:
-        raise TimedOut(
-            f"{address}: {nqn}: {error.message}", error.hint or "nothing was left connected; is the target up?"
-        ) from None
+        # a key that is not the other side's may leave Linux waiting for minutes, over RDMA above all
+        doubt = "is the target up, and the key right" if options.dhchap_secret_file else "is the target up"
+        hint = error.hint or f"nothing was left connected; {doubt}?"
+        raise TimedOut(f"{address}: {nqn}: {error.message}", hint) from None
 
 
 def disconnect(controller_name_or_nqn: str, *, timeout: float = 30.0) -> list[str]:
