@@ -177,6 +177,7 @@ def test_wrong_nqn(tcp_target: Target) -> None:
         nvme.connect(_address(tcp_target), f"{tcp_target.nqn}x", OPTIONS)
 
 
+@pytest.mark.ci
 def test_refused_host(nvmet: Nvmet, drives: list[Path], rdma_address: str) -> None:
     subsystem = nvmet.subsystem("nqn.2026-11.test.kvfs:closed", drives[:1], allowed_hosts=[host("somebody")])
     for transport, traddr in (("tcp", "127.0.0.1"), ("rdma", rdma_address)):
@@ -185,6 +186,7 @@ def test_refused_host(nvmet: Nvmet, drives: list[Path], rdma_address: str) -> No
             nvme.connect(_address(target), target.nqn, OPTIONS)
 
 
+@pytest.mark.ci
 def test_unreachable(rdma_address: str, tcp_target: Target) -> None:
     for address, says in [
         (Address("tcp", "127.0.0.1", "9"), "nobody listens there"),
@@ -221,6 +223,7 @@ def test_another_protocol(tcp_target: Target) -> None:
             nvme.connect(address, tcp_target.nqn, OPTIONS, timeout=1)
 
 
+@pytest.mark.ci
 def test_a_namespace_that_is_not_there(nvmet: Nvmet, drives: list[Path]) -> None:
     discard(drives[0])
     target = nvmet.port("tcp", "127.0.0.1").expose(nvmet.subsystem("nqn.2026-11.test.kvfs:two", drives[:2]))
