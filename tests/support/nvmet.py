@@ -105,9 +105,13 @@ class Subsystem:
 
 
 class Port:
-    """An address of the target. ``expose`` and ``withdraw`` subsystems; the last one withdrawn closes the port."""
+    """An address of the target. ``expose`` and ``withdraw`` subsystems; the last one withdrawn closes the port.
 
-    def __init__(self, place: Path, transport: str, traddr: str, trsvcid: str) -> None:
+    ``namespace``: the network namespace in which it listens, empty for the first one.
+    """
+
+    def __init__(self, place: Path, transport: str, traddr: str, trsvcid: str, namespace: str) -> None:
+        self._namespace = namespace
         self.place = place
         self.transport, self.traddr, self.trsvcid = transport, traddr, trsvcid
         place.mkdir()
@@ -121,7 +125,9 @@ class Port:
             (place / name).write_text(value)
 
     def expose(self, subsystem: Subsystem) -> Target:
-        (self.place / "subsystems" / subsystem.nqn).symlink_to(subsystem.place)
+        # the target listens where the process is that makes the link
+        where = ["nsenter", f"--net=/run/netns/{self._namespace}"] if self._namespace else []
+        subprocess.run([*where, "ln", "-s", subsystem.place, self.place / "subsystems" / subsystem.nqn], check=True)
         return Target(subsystem.nqn, self.transport, self.traddr, self.trsvcid, subsystem, self)
 
     def withdraw(self, subsystem: Subsystem) -> None:
@@ -153,9 +159,9 @@ class Nvmet:
         """
         return Subsystem(nqn, devices, allowed_hosts, resv)
 
-    def port(self, transport: str, traddr: str, trsvcid: str = SERVICE) -> Port:
+    def port(self, transport: str, traddr: str, trsvcid: str = SERVICE, namespace: str = "") -> Port:
         number = 1 + max((int(place.name) for place in (ROOT / "ports").iterdir()), default=0)
-        return Port(ROOT / "ports" / str(number), transport, traddr, trsvcid)
+        return Port(ROOT / "ports" / str(number), transport, traddr, trsvcid, namespace)
 
     def clear(self) -> None:
         """Bottom up: configfs removes nothing that something refers to."""
