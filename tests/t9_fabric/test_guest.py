@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
-from guestlib import archive, cpio, kernel, machine, modules
-from guestlib.errors import GuestUnavailable
+from guestlib import archive, boot, cpio, kernel, machine, modules
+from guestlib.command import start_guest
+from guestlib.errors import GuestFailed, GuestNotReady, GuestUnavailable
 from guestlib.initramfs import Command, is_static
 from support.guest_session import CHECKOUT, UNAVAILABLE
 from support.mount import clean_mount, wait_for
@@ -201,6 +203,57 @@ class TestCommand:
         _, said = process.communicate(timeout=60)
         assert process.returncode == UNAVAILABLE
         assert said == "guest: apt-get: exit status 100: E: no network; check network and apt\n"
+
+
+class TestStart:
+    """A guest whose kernel panics before the command begins is started again, twice at most."""
+
+    @pytest.fixture
+    def starts(self, monkeypatch: pytest.MonkeyPatch) -> list[BaseException | int]:
+        """What each start comes to."""
+        come: list[BaseException | int] = []
+
+        def start(*_: object, **__: object) -> int:
+            result = come.pop(0)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        monkeypatch.setattr(boot, "run", start)
+        return come
+
+    @staticmethod
+    def _run(tmp_path: Path) -> int:
+        job = Command(("true",), tmp_path, {})
+        nothing = cast("kernel.Kernel", None)  # boot.run is what would look at it
+        return start_guest(nothing, machine.Machine((), 1 << 30, 1, ()), job, 1.0, None)
+
+    def test_again(self, starts: list[BaseException | int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        starts += [GuestNotReady("ended", "int3"), GuestNotReady("ended", "int3"), 7]
+        assert self._run(tmp_path) == 7
+        assert capsys.readouterr().err == "int3\nguest: ended; starting it again\n" * 2
+
+    def test_never(self, starts: list[BaseException | int], tmp_path: Path) -> None:
+        starts += [GuestNotReady("ended", "int3")] * 3
+        with pytest.raises(GuestNotReady):
+            self._run(tmp_path)
+        assert not starts
+
+    def test_not_a_command_that_had_begun(self, starts: list[BaseException | int], tmp_path: Path) -> None:
+        starts += [GuestFailed("ended", "Oops")]
+        with pytest.raises(GuestFailed):
+            self._run(tmp_path)
+
+    @pytest.mark.root
+    @pytest.mark.ci
+    def test_a_kernel_that_cannot_start(self, tmp_path: Path) -> None:
+        process = _guest("--memory", "64M", "--", "true", TMPDIR=str(tmp_path))
+        _, said = process.communicate(timeout=280)
+        if process.returncode == UNAVAILABLE and not os.environ.get("KVFS_CI"):
+            pytest.skip(f"NOT TESTED: {said.strip()}")
+        assert process.returncode == 125
+        assert said.count("starting it again") == 2
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.root

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from guestlib import machine as machines
-from guestlib.errors import GuestFailed, GuestHung
+from guestlib.errors import GuestFailed, GuestHung, GuestNotReady
 from guestlib.initramfs import Command, initramfs
 from guestlib.kernel import Kernel
 from guestlib.machine import Machine
@@ -27,6 +27,7 @@ from guestlib.machine import Machine
 _SERVER_TIMEOUT = 20.0  # s, until virtiofsd listens
 _END_TIMEOUT = 10.0  # s, until a process that was killed is gone
 _CONSOLE_END = 6000  # bytes of the console that are shown
+_READY = b"guest: ready after "  # as init.sh says it before the command
 
 
 def run(
@@ -43,8 +44,8 @@ def run(
 
     ``timeout``: seconds for all of it. ``result``: a file that gets what the command writes to /run/guest/result, as
     it does. ``paths``: what the guest has to find of the host's files, on whatever file system. GuestHung when time
-    was up, GuestFailed when the guest ended without a status; both carry the console's end. GuestUnavailable when
-    there is no emulator.
+    was up, GuestFailed when the guest ended without a status, GuestNotReady when it did before the command began; all
+    carry the console's end. GuestUnavailable when there is no emulator.
     """
     deadline = time.monotonic() + timeout
     qemu, virtiofsd = machines.tools()
@@ -77,6 +78,8 @@ def run(
         guest.wait(_END_TIMEOUT)
         status = (place / "status").read_text().strip() if (place / "status").exists() else ""
         if not status:
+            if _READY not in (place / "console").read_bytes():
+                raise GuestNotReady("the guest ended before the command began", console_end(place))
             raise GuestFailed("the guest ended without a status of the command", console_end(place))
         return int(status)
 

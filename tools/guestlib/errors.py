@@ -27,3 +27,7 @@ class GuestFailed(GuestLost):
     """The guest ended without a status of the command."""
 
     exit_status = 125
+
+
+class GuestNotReady(GuestFailed):
+    """The guest ended before the command began."""
