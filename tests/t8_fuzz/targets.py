@@ -33,7 +33,8 @@ def mount_options(data: bytes) -> None:
     except errors.UsageError as error:
         _is_one_line(error)
         return
-    assert found.size is None or 0 < found.size < 1 << 63
+    asked = found.settings.size
+    assert asked is None or 0 < asked < 1 << 63
     # what goes on to libfuse, as words of its own, is nothing but what it is known to take
     assert set(found.extra) <= {"nosuid", "nodev", "noexec", "exec", "noatime", "sync", "dirsync"}
 
