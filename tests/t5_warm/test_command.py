@@ -102,14 +102,21 @@ def test_warm_check_evict(mount: KvfsMount, files: dict[Path, bytes], has_tier: 
 
     warm("--evict", top)  # what writing has left in the page cache
     wait_for(lambda: check() == cold, "evicted")
-    assert {**cold, **warm(top)} == {**hot, "action": "warm", "failures": []}
-    assert check() == hot
+
+    def stays_warm() -> bool:
+        assert {**cold, **warm(top)} == {**hot, "action": "warm", "failures": []}
+        if check() != hot:
+            return False
+        reads = component(mount, "store")["device"]["reads_total"]
+        for path, data in files.items():
+            assert path.read_bytes() == data
+        return bool(component(mount, "store")["device"]["reads_total"] == reads)
+
     if has_tier:
+        assert stays_warm()
         assert component(mount, "warm")["bytes"] >= SIZES["page"] + SIZES["odd"]
-    reads = component(mount, "store")["device"]["reads_total"]
-    for path, data in files.items():
-        assert path.read_bytes() == data
-    assert component(mount, "store")["device"]["reads_total"] == reads, "they were in memory"
+    else:  # the page cache's pages are the kernel's to take, at any time, and on some machines it does (DAMON)
+        wait_for(stays_warm, "files that stay warm while they are looked at")
     assert {**cold, **warm("--evict", top)} == {**cold, "action": "evict", "failures": []}
     wait_for(lambda: check() == cold, "evicted")
     if has_tier:
