@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.mount import KvfsMount, close_test_mount, data_path, is_mounted, live_mounts, run_command
+from support.mount import KvfsMount, data_path, is_mounted, run_command, unmounted_clean
 
 
 class DeviceMount(KvfsMount):
@@ -33,10 +33,5 @@ def device_mount(device: Path, *options: str) -> Iterator[DeviceMount]:
     """An empty store on ``device``, mounted; unmounted in the end, when it has to pass fsck."""
     format_device(device)
     mount = DeviceMount(device, options)
-    live_mounts.append(mount)
-    try:
+    with unmounted_clean(mount):
         yield mount
-        mount.umount()
-        mount.fsck()
-    finally:
-        close_test_mount(mount)

@@ -269,7 +269,13 @@ def close_test_mount(mount: TestMount) -> None:
 @contextmanager
 def clean_mount(size: str = "2G", options: tuple[str, ...] = (), parent: Path | None = None) -> Iterator[KvfsMount]:
     """A kvfs mount that unmounts in the end and passes fsck then, whatever its daemon had to say meanwhile."""
-    mount = KvfsMount(size, options, parent=parent)
+    with unmounted_clean(KvfsMount(size, options, parent=parent)) as mount:
+        yield mount
+
+
+@contextmanager
+def unmounted_clean(mount: KvfsMount) -> Iterator[KvfsMount]:
+    """``mount`` is among the live ones as long as this lasts; then it is unmounted and has to pass fsck."""
     live_mounts.append(mount)
     try:
         yield mount
