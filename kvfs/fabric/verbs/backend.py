@@ -6,9 +6,10 @@ that it was built for; and the ``ibverbs`` package of PyPI, which opens whatever
 All that fails raises OSError with the library's errno. Nothing here waits: ``Queue.take_event`` never blocks.
 """
 
+import errno
 import os
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -126,6 +127,29 @@ class Context(Protocol):
 
     def close(self) -> None:
         """When all that it made is closed."""
+
+
+def limits_of(found: Any, firmware: str) -> Limits:
+    """``found``: ibv_device_attr as either library has it, but for the firmware's name."""
+    return Limits(
+        max_mr=found.max_mr,
+        max_mr_size=found.max_mr_size,
+        max_qp=found.max_qp,
+        max_qp_wr=found.max_qp_wr,
+        max_cqe=found.max_cqe,
+        max_sge=found.max_sge,
+        max_qp_rd_atom=found.max_qp_rd_atom,
+        firmware=firmware,
+    )
+
+
+def takes_dmabuf(context: Context) -> bool:
+    """A driver that can do it gets as far as to find that -1 is no descriptor."""
+    try:
+        context.register_dmabuf(-1, 0, 4096, Access.LOCAL_WRITE).close()
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return True
 
 
 class Backend(Protocol):

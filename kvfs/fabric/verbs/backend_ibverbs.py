@@ -9,7 +9,18 @@ from typing import Any
 
 from kvfs.fabric.verbs import abi
 from kvfs.fabric.verbs.abi import Access, Opcode, QueuePairField, QueuePairState
-from kvfs.fabric.verbs.backend import Completion, Context, Limits, Memory, Odp, PortAttributes, Queue, Route
+from kvfs.fabric.verbs.backend import (
+    Completion,
+    Context,
+    Limits,
+    Memory,
+    Odp,
+    PortAttributes,
+    Queue,
+    Route,
+    limits_of,
+    takes_dmabuf,
+)
 from kvfs.fabric.verbs.memory import address_of
 
 
@@ -38,16 +49,7 @@ class _Context:
 
     def limits(self) -> Limits:
         found = self._context.query_device()
-        return Limits(
-            max_mr=found.max_mr,
-            max_mr_size=found.max_mr_size,
-            max_qp=found.max_qp,
-            max_qp_wr=found.max_qp_wr,
-            max_cqe=found.max_cqe,
-            max_sge=found.max_sge,
-            max_qp_rd_atom=found.max_qp_rd_atom,
-            firmware=found.fw_ver,
-        )
+        return limits_of(found, found.fw_ver)
 
     def port(self, number: int) -> PortAttributes:
         found = self._context.query_port(number)
@@ -66,12 +68,7 @@ class _Context:
         return Odp(supported=True)
 
     def has_dmabuf(self) -> bool:
-        """A driver that can do it gets as far as to find that -1 is no descriptor."""
-        try:
-            self.register_dmabuf(-1, 0, 4096, Access.LOCAL_WRITE).close()
-        except OSError as error:
-            return error.errno == errno.EBADF
-        return True
+        return takes_dmabuf(self)
 
     def register(self, address: int, length: int, access: Access) -> Memory:
         found: Memory = self._domain.reg_mr(address, length, int(access))

@@ -10,7 +10,18 @@ from typing import Any
 
 from kvfs.fabric.verbs import abi
 from kvfs.fabric.verbs.abi import Access, OdpSupport, Opcode
-from kvfs.fabric.verbs.backend import Completion, Context, Limits, Memory, Odp, PortAttributes, Queue, Route
+from kvfs.fabric.verbs.backend import (
+    Completion,
+    Context,
+    Limits,
+    Memory,
+    Odp,
+    PortAttributes,
+    Queue,
+    Route,
+    limits_of,
+    takes_dmabuf,
+)
 from kvfs.fabric.verbs.find_pyverbs import import_pyverbs
 
 _EVENT_FILE = "anon_inode:[infinibandevent]"
@@ -60,16 +71,7 @@ class _Context:
     def limits(self) -> Limits:
         with self._library._errors():
             found = self._context.query_device()
-        return Limits(
-            max_mr=found.max_mr,
-            max_mr_size=found.max_mr_size,
-            max_qp=found.max_qp,
-            max_qp_wr=found.max_qp_wr,
-            max_cqe=found.max_cqe,
-            max_sge=found.max_sge,
-            max_qp_rd_atom=found.max_qp_rd_atom,
-            firmware=found.fw_version,
-        )
+        return limits_of(found, found.fw_version)
 
     def port(self, number: int) -> PortAttributes:
         with self._library._errors():
@@ -87,12 +89,7 @@ class _Context:
         )
 
     def has_dmabuf(self) -> bool:
-        """A driver that can do it gets as far as to find that -1 is no descriptor."""
-        try:
-            self.register_dmabuf(-1, 0, 4096, Access.LOCAL_WRITE).close()
-        except OSError as error:
-            return error.errno == errno.EBADF
-        return True
+        return takes_dmabuf(self)
 
     def register(self, address: int, length: int, access: Access) -> Memory:
         with self._library._errors():
