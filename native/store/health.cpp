@@ -44,6 +44,17 @@ int Store::wait_for(Async<int> task) {
     return state->result.value_or(-ETIMEDOUT);
 }
 
+Async<int> Store::send_read(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset) {
+    uring::Batch batch(rings_->here());
+    batch.add(uring::OpKind::kRead, data->data(), size, offset);
+    const int rc = co_await batch;
+    co_return rc;
+}
+
+int Store::read_device(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset) {
+    return wait_for(send_read(std::move(data), size, offset));
+}
+
 Async<int> Store::send_write(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset) {
     uring::Batch batch(rings_->here());
     batch.add(uring::OpKind::kWrite, data->data(), size, offset);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "format/superblock.hpp"
 
@@ -15,35 +16,49 @@ namespace {
 constexpr std::size_t kReadAhead = std::size_t{4} << 20;
 constexpr unsigned kHeaderReaders = 8;  // requests at a time: headers lie a segment apart
 
+std::shared_ptr<uring::Buffer> heap(std::size_t size) {
+    return std::make_shared<uring::Buffer>(uring::Buffer::heap(size));
+}
+
 }  // namespace
 
-SegmentReader::SegmentReader(const uring::PlainIo& io, const format::Superblock& superblock, SegmentId segment)
-    : io_(io),
+SegmentReader::SegmentReader(Read read, const format::Superblock& superblock, SegmentId segment)
+    : read_(std::move(read)),
       base_(superblock.first_segment + segment * superblock.segment_size),
       size_(superblock.segment_size),
-      buffer_(uring::Buffer::heap(kReadAhead)) {}
+      buffer_(heap(kReadAhead)) {}
+
+SegmentReader::SegmentReader(const uring::PlainIo& io, const format::Superblock& superblock, SegmentId segment)
+    : SegmentReader(
+          [&io](const std::shared_ptr<uring::Buffer>& buffer, std::size_t bytes, std::uint64_t offset) {
+              std::size_t done = 0;
+              while (done < bytes) {
+                  const ssize_t got = io.read(buffer->data() + done, bytes - done, offset + done);
+                  if (got < 0 && errno == EINTR) continue;
+                  if (got <= 0) break;
+                  done += static_cast<std::size_t>(got);
+              }
+              return static_cast<ssize_t>(done);
+          },
+          superblock, segment) {}
 
 std::span<const std::byte> SegmentReader::at(std::uint64_t offset, std::uint64_t bytes) {
     if (offset >= size_) return {};
     bytes = std::min(bytes, size_ - offset);
     if (offset >= start_ && offset + bytes <= start_ + length_) {
-        return {buffer_.data() + (offset - start_), start_ + length_ - offset};
+        return {buffer_->data() + (offset - start_), start_ + length_ - offset};
     }
     fill(offset, std::min(std::max<std::uint64_t>(bytes, kReadAhead), size_ - offset));
     if (length_ < bytes) fill(offset, bytes);  // one bad sector fails a large request as a whole
-    return {buffer_.data(), length_};
+    return {buffer_->data(), length_};
 }
 
 void SegmentReader::fill(std::uint64_t offset, std::uint64_t bytes) {
-    if (bytes > buffer_.size()) buffer_ = uring::Buffer::heap(bytes);
-    length_ = 0;
+    if (bytes > buffer_->size()) buffer_ = heap(bytes);
     start_ = offset;
-    while (length_ < bytes) {
-        const ssize_t got = io_.read(buffer_.data() + length_, bytes - length_, base_ + offset + length_);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) break;
-        length_ += static_cast<std::uint64_t>(got);
-    }
+    const ssize_t got = read_(buffer_, bytes, base_ + offset);
+    length_ = got > 0 ? static_cast<std::uint64_t>(got) : 0;
+    if (got == -ETIMEDOUT) buffer_ = heap(kReadAhead);  // the other one is the device's now
 }
 
 std::optional<WholeFrame> read_frame(SegmentReader& reader, const format::FramePlace& place) {

@@ -17,7 +17,11 @@
 // ends.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -32,6 +36,11 @@ namespace kvfs::store {
 // A forward-moving window over one segment, read with few large requests.
 class SegmentReader {
 public:
+    // Bytes read into the buffer, fewer where the device ends or fails; -ETIMEDOUT: it may still write into the buffer.
+    using Read =
+        std::function<ssize_t(const std::shared_ptr<uring::Buffer>& buffer, std::size_t bytes, std::uint64_t offset)>;
+
+    SegmentReader(Read read, const format::Superblock& superblock, SegmentId segment);
     // `io` has to outlive it.
     SegmentReader(const uring::PlainIo& io, const format::Superblock& superblock, SegmentId segment);
 
@@ -42,10 +51,10 @@ public:
 private:
     void fill(std::uint64_t offset, std::uint64_t bytes);
 
-    const uring::PlainIo& io_;
+    Read read_;
     std::uint64_t base_;
     std::uint64_t size_;
-    uring::Buffer buffer_;
+    std::shared_ptr<uring::Buffer> buffer_;
     std::uint64_t start_ = 0;
     std::uint64_t length_ = 0;
 };

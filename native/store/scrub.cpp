@@ -259,6 +259,19 @@ void Scrubber::scrub_metadata(ScrubTally& tally) {
 // Reads what recovery would read. `count`: what is wrong is counted and logged.
 bool Scrubber::is_metadata_whole(ScrubTally& tally, bool count) {
     bool whole = true;
+    bool is_silent = false;
+    // not by a plain call: a device that is silent would keep it, and with it whoever unmounts
+    const SegmentReader::Read read = [&](const std::shared_ptr<uring::Buffer>& buffer, std::size_t bytes,
+                                         std::uint64_t offset) {
+        const int rc = is_silent ? -ETIMEDOUT : store_.read_device(buffer, bytes, offset);
+        is_silent = rc == -ETIMEDOUT;
+        return rc == 0 ? static_cast<ssize_t>(bytes) : ssize_t{rc};
+    };
+    const auto give_up = [&] {
+        ++tally.unreadable;
+        store_.say(40, "scrub: metadata: the device has not answered in time");
+        return true;  // a checkpoint would make nothing whole
+    };
     const auto complain = [&](const std::string& what) {
         whole = false;
         if (!count) return;
@@ -267,17 +280,19 @@ bool Scrubber::is_metadata_whole(ScrubTally& tally, bool count) {
     };
     {
         const std::lock_guard guard(store_.superblock_mutex_);
-        const uring::Buffer block = uring::Buffer::heap(kBlock);
+        const auto block = std::make_shared<uring::Buffer>(uring::Buffer::heap(kBlock));
         for (const std::uint32_t copy : {0U, 1U, 2U}) {
             const std::uint64_t offset = format::superblock_offset(copy, store_.sb_.size);
             const std::string name =
                 std::string("superblock ") + format::copy_name(copy) + " at byte " + std::to_string(offset);
-            if (store_.io_.read(block.data(), kBlock, offset) != static_cast<ssize_t>(kBlock)) {
+            const ssize_t got = read(block, kBlock, offset);
+            if (is_silent) return give_up();
+            if (got < 0) {
                 complain(name + " cannot be read");
                 continue;
             }
             format::Superblock found{};
-            std::memcpy(&found, block.data(), sizeof found);
+            std::memcpy(&found, block->data(), sizeof found);
             if (const auto check = format::check_superblock(found); check.fault != format::Fault::kValid) {
                 complain(name + ": " + check.problem);
             }
@@ -299,7 +314,7 @@ bool Scrubber::is_metadata_whole(ScrubTally& tally, bool count) {
         const auto walk = [&](LogPosition at, std::optional<std::uint64_t> end) -> std::optional<LogPosition> {
             while (!end || at.sequence < *end) {
                 if (at.segment >= store_.sb_.segment_count) return at;
-                SegmentReader reader(store_.io_, store_.sb_, static_cast<SegmentId>(at.segment));
+                SegmentReader reader(read, store_.sb_, static_cast<SegmentId>(at.segment));
                 Follower follower;
                 while (!follower.target && (!end || at.sequence < *end)) {
                     const auto frame = read_frame(reader, {store_.sb_.uuid, at.generation, at.sequence, at.offset});
@@ -319,6 +334,7 @@ bool Scrubber::is_metadata_whole(ScrubTally& tally, bool count) {
         const auto bad_checkpoint =
             checkpoint.segment == format::kNoSegment ? std::nullopt : walk(checkpoint, std::nullopt);
         const auto bad_log = walk(log, log_end);
+        if (is_silent) return give_up();
         {
             const std::lock_guard guard(store_.mutex_);
             if (store_.sb_.checkpoint_generation != checkpoint.generation) continue;

@@ -506,8 +506,11 @@ private:
 
     // health.cpp
     int wait_for(Async<int> task);
+    // -ETIMEDOUT: the device may still write into the buffer.
+    int read_device(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
     int write_device(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
     int device_sync();
+    Async<int> send_read(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
     Async<int> send_write(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset);
     Async<int> send_sync();
     void fail_log(int error);  // the mutex is held

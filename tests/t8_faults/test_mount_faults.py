@@ -170,6 +170,16 @@ def test_umount_on_a_silent_device_ends(mount: KvfsMount) -> None:
     assert read_direct(mount / "durable") == b"d" * MIB
 
 
+def test_scrub_on_a_silent_device_ends(mount: KvfsMount) -> None:
+    """It gives up each thing it waits for, metadata too: whoever unmounts waits for it."""
+    write(mount / "page", b"p" * MIB, durable=True)
+    fault(mount, _EVERYTHING, "hang")
+    run_command("kvfsctl", "scrub", "--background", mount)
+    wait_for(lambda: not ask(mount.path, "scrub", action="status")["running"], "the end of the pass")
+    status = ask(mount.path, "scrub", action="status")
+    assert (status["pass_unreadable"], status["pass_damaged"]) == (2, 0)  # the page, and metadata
+
+
 def test_failed_log_is_shown_and_recovered(mount: KvfsMount) -> None:
     write(mount / "before", b"b" * MIB, durable=True)
     fault(mount, ["sync"], "error")
