@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import BLOCK, DIRECTORY, FILE, INO, MIB, NLINK, ROOT, SIZE, Client, check_clean, fails, make_volume
+from client import BLOCK, DIRECTORY, FILE, INO, MIB, NLINK, ROOT, SIZE, Client, check_clean, fails, make_volume, still
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
         """After sync() a crash loses nothing; half the time the crashed copy is what we go on with."""
         self.client.sync()
         crashed = self.directory / "crashed.kvfs"
-        shutil.copyfile(self.path, crashed)
+        crashed.write_bytes(still(self.path))
         check_clean(crashed)
         survivor = Client(crashed)
         self.compare(survivor, self.tree)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client import BLOCK, INO, MIB, ROOT, Client, make_volume
+from client import BLOCK, INO, MIB, ROOT, Client, make_volume, still
 
 from kvfs import _native
 from kvfs.store import format as kvfs1
@@ -147,7 +147,7 @@ def build(directory: Path) -> tuple[Image, Image]:
         note("pool", bytes(pooled))
     client.sync()
     killed = Image(directory / "killed.kvfs", old, history)
-    shutil.copyfile(path, killed.path)
+    killed.path.write_bytes(still(path))
     client.close()
     closed = Image(directory / "closed.kvfs", old, history)
     path.rename(closed.path)

@@ -3,14 +3,13 @@
 import logging
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from client import BLOCK, INO, MIB, ROOT, Client, check_clean, make_volume, opened_volume
+from client import BLOCK, INO, MIB, ROOT, Client, check_clean, make_volume, opened_volume, still
 from images import files, noise
 
 from kvfs import _native
@@ -246,7 +245,7 @@ class TestMetadata:
             assert scrub(client)["pass_damaged"] == 0
             # as a crash would leave it
             crashed = tmp_path / "crashed.kvfs"
-            shutil.copyfile(volume, crashed)
+            crashed.write_bytes(still(volume))
         finally:
             client.close()
         with opened_volume(crashed) as again:
