@@ -10,6 +10,7 @@ the signal is handled, and pytest-timeout's dump of all stacks and its failure f
 
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,14 @@ def tree(kvfs_mount: TestMount, request: pytest.FixtureRequest) -> Path:
     path.mkdir(mode=0o755)
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture
+def workdir(kvfs_mount: TestMount, tree: Path) -> Iterator[Path]:
+    """A directory in the mount that is removed when the test is done: clients leave hundreds of MB behind."""
+    yield tree
+    kvfs_mount.ensure_alive()
+    shutil.rmtree(tree)
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,10 @@ checkout, or the directory that ``KVFS_CLIENTS_ENV`` names. Without it these tes
 """
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from client_process import Clients
-from support.mount import TestMount
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -26,11 +23,3 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
             pytest.fail(message, pytrace=False)
         pytest.skip(f"NOT TESTED: {message}")
     return Clients(environment, tmp_path_factory.mktemp("clients-home"))
-
-
-@pytest.fixture
-def workdir(kvfs_mount: TestMount, tree: Path) -> Iterator[Path]:
-    """A directory in the mount that is removed when the test is done: clients leave hundreds of MB behind."""
-    yield tree
-    kvfs_mount.ensure_alive()
-    shutil.rmtree(tree)
