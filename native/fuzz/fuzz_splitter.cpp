@@ -335,7 +335,7 @@ public:
         options.buffer_bytes = 16 << 20;
         options.cache_bytes = 1 << 20;
         options.rings = 1;
-        store_ = std::make_shared<store::Store>(image_.path(), options);
+        store_ = std::make_shared<pool::Pool>(std::make_shared<store::Store>(image_.path(), options));
         int pair[2];
         expect(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "a pair of sockets");
         kernel_ = pair[0];
@@ -379,7 +379,7 @@ public:
 
 private:
     fuzz::Image image_;
-    std::shared_ptr<store::Store> store_;
+    std::shared_ptr<pool::Pool> store_;
     int kernel_ = -1;
     std::unique_ptr<splitter::Splitter> splitter_;
     std::unique_ptr<Peer> peer_;

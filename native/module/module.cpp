@@ -37,6 +37,7 @@ using namespace nb::literals;
 namespace kvfs::python {
 namespace {
 
+using pool::Pool;
 using store::Attributes;
 using store::ReadResult;
 using store::Store;
@@ -50,8 +51,8 @@ using store::Store;
 
 [[noreturn]] void raise_errno(int negative) { raise_os_error(-negative, std::strerror(-negative)); }
 
-void require(int rc) {
-    if (rc < 0) raise_errno(rc);
+void require(std::int64_t rc) {
+    if (rc < 0) raise_errno(static_cast<int>(rc));
 }
 
 std::string_view view(const nb::bytes& text) { return {static_cast<const char*>(text.data()), text.size()}; }
@@ -106,7 +107,7 @@ private:
 };
 
 struct PyReadBuffer {
-    std::shared_ptr<Store> keep;  // the buffer's pool is the store's
+    std::shared_ptr<Pool> keep;  // the buffer's pool is the store's
     ReadResult result;
 };
 
@@ -119,7 +120,7 @@ int read_buffer_get(PyObject* self, Py_buffer* view_out, int flags) {
 PyType_Slot read_buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(read_buffer_get)}, {0, nullptr}};
 
 struct PyDirectory {
-    std::shared_ptr<Store> store;
+    std::shared_ptr<Pool> store;
     std::uint64_t ino = 0;
     std::vector<store::NameId> names;
 
@@ -153,14 +154,14 @@ public:
             .io_timeout = std::chrono::nanoseconds(static_cast<std::int64_t>(io_timeout * 1e9))};
         {
             const nb::gil_scoped_release unlocked;
-            store_ = std::make_shared<Store>(path, options);
+            store_ = std::make_shared<Pool>(std::make_shared<Store>(path, options));
         }
         store_->set_wakeup([inbox = inbox_] { inbox->signal(); });
     }
 
     [[nodiscard]] int eventfd() const { return inbox_->fd(); }
-    [[nodiscard]] std::string uuid() const { return format::uuid_text(store_->superblock().uuid); }
-    Store& store() {
+    [[nodiscard]] std::string uuid() const { return format::uuid_text(store_->only().superblock().uuid); }
+    Pool& store() {
         if (closed_) raise_os_error(EBADF, "the store is closed");
         return *store_;
     }
@@ -267,7 +268,7 @@ public:
         if (store_ != nullptr) close_now();
     }
 
-    std::shared_ptr<Store> shared() {
+    std::shared_ptr<Pool> shared() {
         store();
         return store_;
     }
@@ -286,13 +287,13 @@ private:
 
     std::shared_ptr<Inbox> inbox_;
     std::shared_ptr<uring::Tap> tap_;  // outlives the store
-    std::shared_ptr<Store> store_;
+    std::shared_ptr<Pool> store_;
     std::unordered_map<std::uint64_t, nb::bytes> writing_;
     bool closed_ = false;
 };
 
 nb::dict PyStore::statistics() {
-    Store& s = store();
+    Store& s = store().only();
     const auto& c = s.counters();
     const auto get = [](const std::atomic<std::uint64_t>& value) { return value.load(std::memory_order_relaxed); };
     const auto g = s.gauges();
@@ -448,7 +449,12 @@ Attributes make(PyStore& self, std::uint64_t parent, const nb::bytes& name, std:
 
 }  // namespace
 
-std::shared_ptr<Store> store_of(nb::handle store) { return nb::cast<PyStore&>(store).shared(); }
+std::shared_ptr<Pool> pool_of(nb::handle store) { return nb::cast<PyStore&>(store).shared(); }
+
+std::shared_ptr<Store> store_of(nb::handle store) {
+    const std::shared_ptr<Pool> pool = pool_of(store);
+    return {pool, &pool->only()};
+}
 
 }  // namespace kvfs::python
 
@@ -591,7 +597,7 @@ NB_MODULE(_native, m) {
         .def("forget", [](PyStore& self, std::uint64_t ino, std::uint64_t count) { self.store().forget(ino, count); })
         .def("parent",
              [](PyStore& self, std::uint64_t ino) {
-                 const int rc = self.store().parent(ino);
+                 const std::int64_t rc = self.store().parent(ino);
                  require(rc);
                  return rc;
              })
@@ -671,10 +677,10 @@ NB_MODULE(_native, m) {
         .def(
             "set_physical",
             [](PyStore& self, std::uint64_t total_bytes, std::uint64_t free_bytes, bool rewrites_in_place) {
-                self.store().set_physical(total_bytes, free_bytes, rewrites_in_place);
+                self.store().only().set_physical(total_bytes, free_bytes, rewrites_in_place);
             },
             "total_bytes"_a, "free_bytes"_a, "rewrites_in_place"_a)
-        .def("forget_physical", [](PyStore& self) { self.store().forget_physical(); })
+        .def("forget_physical", [](PyStore& self) { self.store().only().forget_physical(); })
         .def("recover", [](PyStore& self) { require(self.store().recover()); })
         .def("close", &PyStore::close);
 

@@ -5,11 +5,14 @@
 
 #include <memory>
 
+#include "pool/pool.hpp"
 #include "store/store.hpp"
 
 namespace kvfs::python {
 
-// The native store behind a kvfs._native.Store; raises OSError EBADF when it is closed. The GIL is held.
+// What is behind a kvfs._native.Store; raises OSError EBADF when it is closed. The GIL is held.
+std::shared_ptr<pool::Pool> pool_of(nanobind::handle store);
+// Its one namespace.
 std::shared_ptr<store::Store> store_of(nanobind::handle store);
 
 // check and repair of volumes that nobody has mounted

@@ -36,7 +36,7 @@ nb::list quotas(nb::handle store, bool recount) {
 }
 
 nb::object why_kept(nb::handle store, std::uint64_t ino) {
-    const store::Keep keep = store_of(store)->why_kept(ino);
+    const store::Keep keep = pool_of(store)->why_kept(ino);
     return keep == store::Keep::kNothing ? nb::object(nb::none())
                                          : to_text(store::kKeepReasons[static_cast<std::size_t>(keep)]);
 }
@@ -65,7 +65,7 @@ void bind_settings(nb::module_& m) {
     m.def("quotas", &quotas, "store"_a, "recount"_a = false);
     m.def("why_kept", &why_kept, "store"_a, "ino"_a);
     m.def(
-        "sweep", [](nb::handle store, std::int64_t now_ns) { store_of(store)->sweep_now(now_ns); }, "store"_a,
+        "sweep", [](nb::handle store, std::int64_t now_ns) { pool_of(store)->sweep_now(now_ns); }, "store"_a,
         "now_ns"_a);
 }
 

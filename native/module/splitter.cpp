@@ -88,7 +88,7 @@ void bind_splitter(nb::module_& m) {
             "__init__",
             [](Splitter* self, nb::handle store, int fuse_fd, unsigned threads, const std::string& loop, bool read_only,
                bool passthrough, std::uint64_t warm_bytes) {
-                new (self) Splitter(store_of(store), fuse_fd,
+                new (self) Splitter(pool_of(store), fuse_fd,
                                     {.threads = threads,
                                      .loop = loop_kind(loop),
                                      .read_only = read_only,

@@ -47,7 +47,7 @@ nb::object to_python(warm::PagePtr page) { return page == nullptr ? nb::none() :
 
 class PyTier {
 public:
-    PyTier(nb::handle store, const warm::Options& options) : store_(store_of(store)) {
+    PyTier(nb::handle store, const warm::Options& options) : store_(pool_of(store)) {
         tier_ = std::make_unique<warm::Tier>(*store_, options);
         store_->set_inode_hook([tier = tier_.get()](std::uint64_t ino) { tier->forget(ino); });
     }
@@ -66,7 +66,7 @@ public:
     }
 
 private:
-    std::shared_ptr<store::Store> store_;
+    std::shared_ptr<pool::Pool> store_;
     std::unique_ptr<warm::Tier> tier_;
 };
 

@@ -13,7 +13,7 @@
 #include "splitter/loops.hpp"
 
 namespace kvfs::splitter {
-Splitter::Splitter(std::shared_ptr<store::Store> store, int fuse_fd, const Options& options)
+Splitter::Splitter(std::shared_ptr<pool::Pool> store, int fuse_fd, const Options& options)
     : store_(std::move(store)),
       fuse_fd_(fuse_fd),
       options_(options),

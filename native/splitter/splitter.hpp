@@ -3,7 +3,7 @@
 // Native: READ, WRITE, OPEN, CREATE, RELEASE, FLUSH, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL, LOOKUP, FORGET,
 // GETATTR, SETATTR, UNLINK, RMDIR, RENAME, STATFS, and GETXATTR of names that kvfs does not keep. Python: the rest, and
 // all of .kvfs/.
-// Both halves work on the same Store, whose calls are atomic by themselves; kernel references (lookups, open counts)
+// Both halves work on the same pool, whose calls are atomic by themselves; kernel references (lookups, open counts)
 // are counted there, so it does not matter who answered the LOOKUP that a FORGET takes back. Open files are native,
 // open directories and .kvfs/ handles are Python's.
 //
@@ -26,12 +26,12 @@
 #include <string>
 #include <unordered_map>
 
+#include "pool/pool.hpp"
 #include "splitter/handles.hpp"
 #include "splitter/handshake.hpp"
 #include "splitter/loop.hpp"
 #include "splitter/protocol.hpp"
 #include "splitter/relay.hpp"
-#include "store/store.hpp"
 #include "warm/tier.hpp"
 
 namespace kvfs::splitter {
@@ -55,7 +55,7 @@ class Splitter final : public RequestSink {
 public:
     // `fuse_fd`: a mounted connection whose INIT has not been read, or a socket in its place; the splitter's from now
     // on.
-    Splitter(std::shared_ptr<store::Store> store, int fuse_fd, const Options& options);
+    Splitter(std::shared_ptr<pool::Pool> store, int fuse_fd, const Options& options);
     ~Splitter() override;
     Splitter(const Splitter&) = delete;
     Splitter& operator=(const Splitter&) = delete;
@@ -153,7 +153,7 @@ private:
     void forget_attributes(std::uint64_t ino);
     void report(int level, std::string text) { store_->say(level, std::move(text)); }
 
-    std::shared_ptr<store::Store> store_;
+    std::shared_ptr<pool::Pool> store_;
     int fuse_fd_;
     Options options_;
     InitOut init_{};

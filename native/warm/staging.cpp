@@ -19,8 +19,8 @@ constexpr std::uint64_t kBlock = format::kBlock;
 // it, which may be longer than this waits.
 class Pieces {
 public:
-    Pieces(store::Store& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory,
-           std::uint64_t size, uring::Priority priority, std::shared_ptr<const void> owner)
+    Pieces(pool::Pool& store, std::uint64_t ino, std::uint64_t offset, std::span<std::byte> memory, std::uint64_t size,
+           uring::Priority priority, std::shared_ptr<const void> owner)
         : store_(store),
           ino_(ino),
           offset_(offset),
@@ -56,7 +56,7 @@ private:
         if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) waiter_.resume();
     }
 
-    store::Store& store_;
+    pool::Pool& store_;
     std::uint64_t ino_, offset_;
     std::span<std::byte> memory_;
     std::uint64_t size_;

@@ -27,7 +27,7 @@ std::uint64_t most_pages() {
 
 std::uint64_t default_budget() { return Headroom().read().total / 4; }
 
-Tier::Tier(store::Store& store, const Options& options)
+Tier::Tier(pool::Pool& store, const Options& options)
     : store_(store),
       options_([&options] {
           Options chosen = options;

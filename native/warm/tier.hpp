@@ -32,7 +32,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "store/store.hpp"
+#include "pool/pool.hpp"
 #include "uring/async.hpp"
 #include "uring/ring.hpp"
 #include "warm/headroom.hpp"
@@ -76,7 +76,7 @@ struct Statistics {
 
 class Tier {
 public:
-    Tier(store::Store& store, const Options& options);
+    Tier(pool::Pool& store, const Options& options);
     // Waits for stagings in flight. Pages that are held live on.
     ~Tier();
     Tier(const Tier&) = delete;
@@ -161,7 +161,7 @@ private:
     static constexpr std::size_t kShards = 64;
 
     std::array<Shard, kShards> shards_;
-    store::Store& store_;
+    pool::Pool& store_;
     const Options options_;
     const MemorySource memory_;
     const std::uint64_t most_pages_;
