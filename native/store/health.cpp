@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 
+#include "format/superblock.hpp"
 #include "store/checkpoint.hpp"
 #include "store/granule.hpp"
 #include "store/in_use.hpp"
@@ -18,7 +19,9 @@ constexpr std::uint64_t kBlock = format::kBlock;
 constexpr std::uint64_t kVerifyBlocks = 1024;  // read at a time by recover()
 
 std::string text_of(int error) {
-    return error == -ETIMEDOUT ? "the device has not answered in time" : std::strerror(-error);
+    if (error == -ETIMEDOUT) return "the device has not answered in time";
+    if (error == -ESTALE) return "another host has written to it since";
+    return std::strerror(-error);
 }
 
 }  // namespace
@@ -184,6 +187,7 @@ void Store::try_to_recover(std::unique_lock<std::mutex>& guard) {
     health_.is_recovery_wanted = false;
     if (rc != 0) {
         health_.condition = Condition::kReadOnly;
+        if (rc == -ESTALE) health_.error = rc;  // whatever it was before, that is why now
         health_.last_answer = step + ": " + text_of(rc);
         ++health_.failed_recoveries;
         say(40, "the volume stays read-only: " + health_.last_answer);
@@ -201,6 +205,9 @@ void Store::try_to_recover(std::unique_lock<std::mutex>& guard) {
 int Store::recover_now(std::unique_lock<std::mutex>& guard, std::string& step) {
     step = "the device still has writes that it has not answered";
     int rc = settle_changes(guard);
+    if (rc != 0) return rc;
+    step = "the volume cannot be taken up again";
+    rc = look_for_another_host(guard);
     if (rc != 0) return rc;
     step = "the device cannot be flushed";
     rc = flush_device(guard);
@@ -230,6 +237,26 @@ int Store::recover_now(std::unique_lock<std::mutex>& guard, std::string& step) {
     for (const SegmentId id : std::exchange(given_up_metadata_, {})) segments_.release_metadata(id, 0);
     segments_.collect(lsn_durable_);
     return 0;
+}
+
+// -ESTALE when the device has a superblock of a later mount, which has a later epoch, or only another volume's. One
+// that is not whole says nothing: this mount's own write may have been torn.
+int Store::look_for_another_host(std::unique_lock<std::mutex>& guard) {
+    const auto block = std::make_shared<Buffer>(Buffer::heap(kBlock));
+    bool is_foreign = false;
+    bool is_ours = false;
+    for (const std::uint32_t copy : {0U, 1U}) {
+        guard.unlock();
+        const int rc = read_device(block, kBlock, format::superblock_offset(copy, sb_.size));
+        guard.lock();
+        if (rc != 0) return rc;
+        format::Superblock found{};
+        std::memcpy(&found, block->data(), sizeof found);
+        if (format::check_superblock(found).fault != format::Fault::kValid) continue;
+        (found.uuid == sb_.uuid ? is_ours : is_foreign) = true;
+        if (found.uuid == sb_.uuid && found.epoch > sb_.epoch) return -ESTALE;
+    }
+    return is_foreign && !is_ours ? -ESTALE : 0;
 }
 
 // Nobody starts new changes, the volume is read-only: those under way end, or the device is silent.

@@ -9,14 +9,15 @@
 // stays as it was and can be told to recover again:
 //   1. Every write and flush that the device still has comes back, or nothing happens: one that arrived late would land
 //      in what is written next.
-//   2. A flush, to see that the device takes them again.
-//   3. After a failed flush the drive may have lost what it had taken before. What was written since the last flush
+//   2. The superblocks are read: another host may have taken the volume while this one could not reach it.
+//   3. A flush, to see that the device takes them again.
+//   4. After a failed flush the drive may have lost what it had taken before. What was written since the last flush
 //      that succeeded is read again and verified; a file that does not verify is dropped. None of it was ever promised
 //      to last.
-//   4. Headers of data segments that could not be written are written.
-//   5. A new log segment, and a checkpoint of what is in memory, which is all that anybody was told was done. The
+//   5. Headers of data segments that could not be written are written.
+//   6. A new log segment, and a checkpoint of what is in memory, which is all that anybody was told was done. The
 //      superblock's write is the moment of truth: a crash before it brings back the old checkpoint and log.
-//   6. The old log's segments are free again, and the volume is writable.
+//   7. The old log's segments are free again, and the volume is writable.
 //
 // Records that were waiting for the log when it failed are in the checkpoint, as memory has their effect already.
 #pragma once

@@ -517,6 +517,7 @@ private:
     void try_to_recover(std::unique_lock<std::mutex>& guard);
     int recover_now(std::unique_lock<std::mutex>& guard, std::string& step);
     int settle_changes(std::unique_lock<std::mutex>& guard);
+    int look_for_another_host(std::unique_lock<std::mutex>& guard);
     int verify_unflushed(std::unique_lock<std::mutex>& guard);
     int start_log(std::unique_lock<std::mutex>& guard);
     Async<int> verify_plan(Plan plan);

@@ -7,7 +7,7 @@ opening the volume again, without faults, and by fsck.
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EIO, ENODEV, ENOSPC
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from client import DIRECTORY, FILE, INO, MIB, ROOT, Client, check_clean, fails, 
 from support.mount import wait_for
 
 from kvfs._native import FaultInjector
+from kvfs.store.format import BLOCK, Superblock
 
 TIMEOUT = 0.4  # s, of the stores here
 _EVERYTHING = ["read", "write", "sync", "punch"]
@@ -283,6 +284,22 @@ def test_superblock_write_error(broken: Broken) -> None:
         broken.faults.clear()
     assert broken.recover()["state"] == "healthy"
     assert client.content(ROOT, b"kept") == b"k" * 5000
+
+
+def test_what_another_host_has_written_is_not_overwritten(broken: Broken) -> None:
+    """Its mount of the volume, while this one could not reach the device: a superblock of a later epoch."""
+    broken.client.create(ROOT, b"kept", b"k" * 5000, durable=True)
+    broken.fail_log()
+    with broken.path.open("r+b", buffering=0) as device:
+        ours = device.read(BLOCK)
+        found = Superblock.parse(ours)
+        theirs = replace(found, epoch=found.epoch + 2, sequence=found.sequence + 2)  # B may be a mount newer
+        os.pwrite(device.fileno(), theirs.pack(), 0)
+        health = broken.recover()
+        assert (health["state"], "another host" in health["last_answer"]) == ("read-only", True)
+        assert os.pread(device.fileno(), BLOCK, 0) == theirs.pack()
+        os.pwrite(device.fileno(), ours, 0)
+    assert broken.recover()["state"] == "healthy"
 
 
 def test_segment_header_error_is_made_good(broken: Broken) -> None:
