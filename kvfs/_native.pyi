@@ -232,6 +232,10 @@ class Store:
     # the volume --------------------------------------------------------------
     def statistics(self) -> dict[str, Any]:
         """Counters (keys that end in ``_total``) and gauges, nested by component; all values int, float or str."""
+    def health(self) -> dict[str, Any]:
+        """``statistics()["health"]`` alone: ``state``, ``error`` (the errno that made it read-only, or 0),
+        ``reason``...
+        """
     def set_physical(self, total_bytes: int, free_bytes: int, rewrites_in_place: bool) -> None:
         """What is really there under the store's space (``native/store/physical.hpp``): its second ledger."""
     def forget_physical(self) -> None:

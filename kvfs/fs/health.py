@@ -13,8 +13,7 @@ from kvfs.fs.admin import AdminFile, Command
 
 def add_health_commands(admin: AdminFile, store: Store) -> None:
     async def health(_: Command) -> dict[str, Any]:
-        found: dict[str, Any] = store.statistics()["health"]
-        return found
+        return store.health()
 
     async def recover(command: Command) -> dict[str, Any]:
         try:

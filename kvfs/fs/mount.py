@@ -45,6 +45,7 @@ from kvfs.fs.faults import add_fault_commands
 from kvfs.fs.health import add_health_commands
 from kvfs.fs.operations import FileSystem
 from kvfs.fs.options import MountOptions
+from kvfs.fs.paths import PathWatch
 from kvfs.fs.physical import PhysicalWatch
 from kvfs.fs.scrub import add_scrub
 from kvfs.fs.session import NativeSession, Pyfuse3Session, Session
@@ -78,9 +79,11 @@ def serve(
             engine = Engine(store, on_drop=_forget_name)
             physical = PhysicalWatch(store, options.store, options.physical_space)
             evictions = Evictions(store)
-            session.mount(_file_system(engine, session, options, faults, physical, evictions, under or {}))
+            paths = PathWatch(store, options.store)
+            under = {"path": paths.statistics, **(under or {})}
+            session.mount(_file_system(engine, session, options, faults, physical, evictions, under))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
-            trio.run(_serve, engine, session, evictions, options.mountpoint, physical, ready)
+            trio.run(_serve, engine, session, evictions, options.mountpoint, physical, paths, ready)
         except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
             error = only_error(group)
             if error is group:
@@ -186,12 +189,14 @@ async def _serve(
     evictions: Evictions,
     mountpoint: Path,
     physical: PhysicalWatch,
+    paths: PathWatch,
     ready: Callable[[], None],
 ) -> None:
     async with engine.receiving(), trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, session)
         nursery.start_soon(session.watch)
         nursery.start_soon(physical.run)
+        nursery.start_soon(paths.run)
         nursery.start_soon(evictions.run)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=_MOST_TASKS)

@@ -12,6 +12,7 @@ nb::dict health_dict(store::Store& store) {
     constexpr const char* kNames[] = {"healthy", "read-only", "recovering"};
     nb::dict out;
     out["state"] = kNames[static_cast<unsigned>(state.condition)];
+    out["error"] = -state.error;
     out["reason"] = state.reason;
     out["last_answer"] = state.last_answer;
     out["since_unix"] = static_cast<double>(state.since_ns) / 1e9;

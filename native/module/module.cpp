@@ -681,6 +681,7 @@ NB_MODULE(_native, m) {
             },
             "total_bytes"_a, "free_bytes"_a, "rewrites_in_place"_a)
         .def("forget_physical", [](PyStore& self) { self.store().only().forget_physical(); })
+        .def("health", [](PyStore& self) { return health_dict(self.store().only()); })
         .def("recover", [](PyStore& self) { require(self.store().recover()); })
         .def("close", &PyStore::close);
 

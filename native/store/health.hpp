@@ -3,7 +3,8 @@
 // A read or write of file data that fails is that file's affair: EIO to whoever asked, everything else goes on. A write
 // or flush that the log, a checkpoint or the superblock needs is everybody's: after it nobody can say what the device
 // holds, and the volume is read-only from then on. What was fsynced before is safe: it lies in front of the
-// place that failed, and nothing there is touched until recover() is through.
+// place that failed, and nothing there is touched until recover() is through. Who asks for recover() is a person, or,
+// where the device is well and only the path to it was lost, kvfs/fs/paths.py.
 //
 // recover() is the committer's work, on the committer's thread, in this order; each step may fail, and then the volume
 // stays as it was and can be told to recover again:
