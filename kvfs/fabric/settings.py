@@ -8,6 +8,7 @@ something wins::
     nvme+tcp://...?OPTION=VALUE           the store's URL
     [fabric.subsystem."NQN"]              the configuration file, for one subsystem
     [fabric]                              the configuration file, for all
+    STORE_DEFAULTS                        of stores, where the kernel's own do not fit
 
 Values are checked one by one where they are written, so that an error names the place.
 """
@@ -23,6 +24,12 @@ import msgspec
 from kvfs.errors import UsageError
 from kvfs.fabric.nvme import Address, ConnectOptions
 from kvfs.units import parse_duration
+
+# s. While no path is there Linux keeps what is sent, by default until it gives the controller up after ten minutes, and
+# whoever sent it cannot even exit before that. So what is sent comes back with an error in time, before a mount's
+# --io-timeout is over; and the controller is never given up: the device would be gone for good, while a store that
+# kvfs has connected is disconnected with its last user anyway.
+STORE_DEFAULTS: Mapping[str, Any] = {"fast_io_fail_tmo": 15, "ctrl_loss_tmo": -1}
 
 _OF_ADDRESS = ("host_traddr", "host_iface")
 _TYPES = {

@@ -8,7 +8,7 @@ import msgspec
 
 from kvfs.errors import UsageError
 from kvfs.fabric.nvme import Address, ConnectOptions
-from kvfs.fabric.settings import choose, fabric_option
+from kvfs.fabric.settings import STORE_DEFAULTS, choose, fabric_option
 from kvfs.fabric.url import StoreUrl, parse_url, store_name
 
 
@@ -60,6 +60,7 @@ def fabric_store(
                 "URL": query,
                 f'{config} [fabric.subsystem."{url.nqn}"]': subsystems.get(url.nqn, {}),
                 f"{config} [fabric]": everywhere,
+                "default": STORE_DEFAULTS,
             }
         )
         address = Address(
