@@ -5,6 +5,8 @@ The data path never comes here. ``tests/t0_format`` holds golden bytes that both
     0              4 KiB     64 KiB               1 MiB                                 size - 4 KiB
     | superblock A |   ...   | superblock B | ... | segment 0 | segment 1 | ... | slack | superblock end |
 
+    between A and B  | 8 KiB beat | 12 KiB claim |: host marks, or whatever was there before
+
     superblock      0 magic 8s | 8 version I | 12 crc I | 16 compat Q | 24 ro_compat Q | 32 incompat Q
     (4 KiB)        40 uuid 16s | 56 size Q | 64 segment_size Q | 72 segment_count Q | 80 first_segment Q
                    88 sequence Q | 96 epoch Q | 104 created_ns q | 112 written_ns q | 120 flags I | 124 copy I
@@ -12,6 +14,9 @@ The data path never comes here. ``tests/t0_format`` holds golden bytes that both
                   152 log_segment Q | 160 log_generation Q | 168 log_offset Q | 176 log_sequence Q
                   184 namespace_index I | 188 namespace_count I | 192 store_uuid 16s | 208 host_uuid 16s
                   224 label 64s | 288 owner_bytes I | 292 0 I | 296 owner 2048s | 2344 zeros
+
+    host mark       0 magic 8s | 8 version I | 12 crc I | 16 uuid 16s | 32 host_uuid 16s | 48 epoch Q | 56 count Q
+    (4 KiB)        64 written_ns q | 72 state I | 76 owner_bytes I | 80 host_name 64s | 144 owner 2048s | 2192 zeros
 
     segment         | header 4 KiB | payload ...                                                    |
     (header)        0 magic 8s | 8 version I | 12 crc I | 16 uuid 16s | 32 segment Q | 40 generation Q
@@ -40,6 +45,8 @@ from typing import ClassVar, Self, TypeAlias, get_args
 VERSION = 1
 BLOCK = 4096
 SUPERBLOCK_A = 0
+HOST_BEAT = 8 * 1024
+HOST_CLAIM = 12 * 1024
 SUPERBLOCK_B = 64 * 1024
 FIRST_SEGMENT = 1024 * 1024
 MIN_SEGMENT = 1024 * 1024
@@ -51,21 +58,25 @@ NO_SEGMENT = 2**64 - 1
 HOLE_SEGMENT = 2**32 - 1  # of an Extent that unmaps its blocks
 INCOMPAT_HOLE_EXTENTS = 1  # such extents may occur; set by the first writable mount
 KNOWN_INCOMPAT = INCOMPAT_HOLE_EXTENTS
+COMPAT_OWNED_BY_HOST = 1  # host_uuid names a host, and not one mount
 OWNER_MAX = 2048
 LABEL_MAX = 63  # bytes, and at least one zero
+HOST_NAME_MAX = 63
 NAME_MAX = 255
 
 SUPERBLOCK_MAGIC = b"KVFSSB1\0"
+HOST_MARK_MAGIC = b"KVFSOWN\0"
 SEGMENT_MAGIC = b"KVFSSEG\0"
 FRAME_MAGIC = 0x464C564B  # "KVLF" on disk
 
 _SUPERBLOCK = struct.Struct("<8sII QQQ 16s QQQQ QQqq II QQQ QQQQ II 16s 16s 64s II 2048s 1752x")
+_HOST_MARK = struct.Struct("<8sII 16s 16s QQq II 64s 2048s 1904x")
 _SEGMENT_HEADER = struct.Struct("<8sII 16s QQ 16s Q II q 4008x")
 _FRAME_HEADER = struct.Struct("<IIII 16s QQQ II")
 _RECORD_HEADER = struct.Struct("<HHI")
 _INODE = struct.Struct("<Q IIII Q qqq II Q")
 _EXTENT = struct.Struct("<QQ IIIIII")
-assert _SUPERBLOCK.size == _SEGMENT_HEADER.size == BLOCK
+assert _SUPERBLOCK.size == _HOST_MARK.size == _SEGMENT_HEADER.size == BLOCK
 assert _FRAME_HEADER.size == 64
 assert _RECORD_HEADER.size == 8
 assert _INODE.size == 72
@@ -93,6 +104,11 @@ class TooNew(FormatError):
 
 class SuperblockFlags(IntFlag):
     CLEAN = 1
+
+
+class HostState(IntEnum):
+    HOLDS = 1
+    YIELDS = 2  # of a beat: this mount lost the volume, and writes nothing any more
 
 
 class FrameFlags(IntFlag):
@@ -161,7 +177,7 @@ def superblock_offsets(volume_bytes: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Superblock:
-    """One of three copies; the valid one with the highest ``sequence`` counts."""
+    """One of three copies; of the valid ones that with the highest ``(epoch, sequence)`` counts."""
 
     version: int = VERSION
     compat: int = 0
@@ -224,6 +240,49 @@ class Superblock:
                 f"expected no incompatible features beyond {KNOWN_INCOMPAT:x}, found bits {superblock.incompat:x}"
             )
         return superblock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMark:
+    """A host's word about itself: the owner's beat, or the claim of one that takes the volume over."""
+
+    version: int = VERSION
+    uuid: bytes
+    host_uuid: bytes
+    epoch: int
+    count: int = 0
+    written_ns: int = 0
+    state: HostState = HostState.HOLDS
+    host_name: str = ""
+    owner: str = ""
+
+    def pack(self) -> bytes:
+        """The 4 KiB block. ValueError when name or owner are too long."""
+        name, owner = self.host_name.encode(), self.owner.encode()
+        if len(name) > HOST_NAME_MAX or len(owner) > OWNER_MAX:
+            raise ValueError(f"expected at most {HOST_NAME_MAX} B of host name, {OWNER_MAX} B of owner")
+        # fmt: off
+        return _sealed(_HOST_MARK.pack(
+            HOST_MARK_MAGIC, self.version, 0, self.uuid, self.host_uuid, self.epoch, self.count, self.written_ns,
+            self.state, len(owner), name, owner), _BLOCK_CRC)
+        # fmt: on
+
+    @classmethod
+    def parse(cls, block: bytes) -> Self:
+        """From 4 KiB. BadMagic, BadChecksum; FormatError for a state that there is not."""
+        # fmt: off
+        magic, version, _, uuid, host, epoch, count, written_ns, state, owner_bytes, name, owner = (
+            _HOST_MARK.unpack(block))
+        # fmt: on
+        if magic != HOST_MARK_MAGIC:
+            raise BadMagic(f"expected the magic {HOST_MARK_MAGIC[:7].decode()}, found {magic.hex()}")
+        _check_crc(block, _BLOCK_CRC)
+        if state not in HostState._value2member_map_:
+            raise FormatError(f"expected a host state from 1 to {max(HostState)}, found {state}")
+        # fmt: off
+        return cls(version=version, uuid=uuid, host_uuid=host, epoch=epoch, count=count, written_ns=written_ns,
+                   state=HostState(state), host_name=_text(name.rstrip(b"\0")), owner=_text(owner[:owner_bytes]))
+        # fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

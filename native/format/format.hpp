@@ -3,6 +3,7 @@
 //
 //   0            4 KiB        64 KiB                1 MiB                                   size - 4 KiB
 //   | superblock A | ...      | superblock B | ...  | segment 0 | segment 1 | ... | (slack) | superblock end |
+//                  between A and B: 8 KiB the owner's beat, 12 KiB the claim of whoever takes the volume over
 //
 //   segment:   | header 4 KiB | payload ........................................................ |
 //   data       payload = 4 KiB blocks of file data, each run covered by seeded XXH3-64 checksums
@@ -24,6 +25,8 @@ static_assert(std::endian::native == std::endian::little, "KVFS1 structures are 
 inline constexpr std::uint32_t kVersion = 1;
 inline constexpr std::uint64_t kBlock = 4096;
 inline constexpr std::uint64_t kSuperblockA = 0;
+inline constexpr std::uint64_t kHostBeat = 8 * 1024;
+inline constexpr std::uint64_t kHostClaim = 12 * 1024;
 inline constexpr std::uint64_t kSuperblockB = 64 * 1024;
 inline constexpr std::uint64_t kFirstSegment = 1024 * 1024;
 inline constexpr std::uint64_t kMinSegment = 1024 * 1024;
@@ -33,12 +36,14 @@ inline constexpr std::uint64_t kGranuleBlocks = 64;  // 256 KiB: one checksum co
 inline constexpr std::uint64_t kNoSegment = ~std::uint64_t{0};
 inline constexpr std::size_t kOwnerMax = 2048;
 inline constexpr std::size_t kLabelMax = 64;
+inline constexpr std::size_t kHostNameMax = 64;
 inline constexpr std::size_t kNameMax = 255;
 
 using Uuid = std::array<std::uint8_t, 16>;
 
 inline constexpr char kSuperblockMagicBytes[8] = {'K', 'V', 'F', 'S', 'S', 'B', '1', '\0'};
 inline constexpr char kSegmentMagicBytes[8] = {'K', 'V', 'F', 'S', 'S', 'E', 'G', '\0'};
+inline constexpr char kHostMarkMagicBytes[8] = {'K', 'V', 'F', 'S', 'O', 'W', 'N', '\0'};
 inline constexpr std::uint32_t kFrameMagic = 0x464c564b;  // "KVLF"
 
 // Features that a reader must know. Set by the first writable mount of a build that has them.
@@ -46,6 +51,10 @@ enum IncompatBits : std::uint64_t {
     kHoleExtents = 1,  // ExtentBody may describe a hole
 };
 inline constexpr std::uint64_t kKnownIncompat = kHoleExtents;
+
+enum CompatBits : std::uint64_t {
+    kOwnedByHost = 1,  // host_uuid names a host that every mount of it goes by; without: a number made for one mount
+};
 
 enum SuperblockFlags : std::uint32_t { kClean = 1 };  // closed in order: nothing to recover
 
@@ -61,7 +70,7 @@ struct Superblock {
     std::uint64_t segment_size;  // bytes, a power of two
     std::uint64_t segment_count;
     std::uint64_t first_segment;  // bytes
-    std::uint64_t sequence;       // the newest valid copy wins
+    std::uint64_t sequence;       // of the valid copies of the highest epoch the newest wins
     std::uint64_t epoch;          // one more at each writable mount; the high half of every generation
     std::int64_t created_ns;
     std::int64_t written_ns;
@@ -97,6 +106,36 @@ static_assert(offsetof(Superblock, label) == 224);
 static_assert(offsetof(Superblock, owner_bytes) == 288);
 static_assert(offsetof(Superblock, owner) == 296);
 static_assert(sizeof(Superblock) == kBlock);
+
+enum class HostState : std::uint32_t {
+    kNone = 0,    // no mark has it
+    kHolds = 1,   // of a beat: mounted for writing; of a claim: the volume is this host's
+    kYields = 2,  // of a beat: this mount has seen that it lost the volume, and writes nothing any more
+};
+
+// A host's word about itself (store/ownership.hpp): the owner's beat, which it alone writes, and the claim of a host
+// that takes the volume over, which anybody may write.
+struct HostMark {
+    char magic[8];
+    std::uint32_t version;
+    std::uint32_t crc;  // crc32c of the 4096 bytes with this field zero
+    Uuid uuid;          // of the volume: what a former one left here says nothing
+    Uuid host_uuid;
+    std::uint64_t epoch;
+    std::uint64_t count;  // of a beat: one more each time
+    std::int64_t written_ns;
+    HostState state;
+    std::uint32_t owner_bytes;
+    char host_name[kHostNameMax];  // UTF-8, zero-padded
+    char owner[kOwnerMax];         // JSON, as the superblock's
+    std::uint8_t zero[1904];
+};
+static_assert(offsetof(HostMark, uuid) == 16);
+static_assert(offsetof(HostMark, epoch) == 48);
+static_assert(offsetof(HostMark, state) == 72);
+static_assert(offsetof(HostMark, host_name) == 80);
+static_assert(offsetof(HostMark, owner) == 144);
+static_assert(sizeof(HostMark) == kBlock);
 
 enum class SegmentClass : std::uint32_t { kData = 1, kLog = 2, kCheckpoint = 3 };
 

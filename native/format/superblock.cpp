@@ -69,6 +69,17 @@ void seal_segment_header(SegmentHeader& header) {
     header.crc = block_crc(header);
 }
 
+void seal_host_mark(HostMark& mark) {
+    std::memcpy(mark.magic, kHostMarkMagicBytes, sizeof mark.magic);
+    mark.version = kVersion;
+    mark.crc = block_crc(mark);
+}
+
+bool is_host_mark(const HostMark& mark, const Uuid& uuid) {
+    return std::memcmp(mark.magic, kHostMarkMagicBytes, sizeof mark.magic) == 0 && mark.version <= kVersion &&
+           mark.uuid == uuid && mark.owner_bytes <= kOwnerMax && mark.crc == block_crc(mark);
+}
+
 std::string check_segment_header(const SegmentHeader& header, const Uuid& uuid, std::uint64_t segment,
                                  std::uint64_t generation) {
     if (std::memcmp(header.magic, kSegmentMagicBytes, sizeof header.magic) != 0) return "expected the magic KVFSSEG";

@@ -24,6 +24,10 @@ SuperblockCheck check_superblock(const Superblock& sb);
 void seal_superblock(Superblock& sb);
 void seal_segment_header(SegmentHeader& header);
 
+void seal_host_mark(HostMark& mark);
+// Whether it is one, intact, of this volume.
+bool is_host_mark(const HostMark& mark, const Uuid& uuid);
+
 // Empty when the header belongs to this volume, segment and generation; else what is wrong with it.
 std::string check_segment_header(const SegmentHeader& header, const Uuid& uuid, std::uint64_t segment,
                                  std::uint64_t generation);

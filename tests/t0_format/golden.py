@@ -77,6 +77,31 @@ SUPERBLOCK_BYTES = [
     (296, "7b22706964223a343731317d"),  # owner
 ]
 
+HOST_MARK = kvfs1.HostMark(
+    uuid=UUID,
+    host_uuid=HOST,
+    epoch=0x7172737475767778,
+    count=9,
+    written_ns=CREATED_NS,
+    state=kvfs1.HostState.YIELDS,
+    host_name=LABEL,
+    owner=OWNER,
+)
+HOST_MARK_BYTES = [
+    (0, "4b5646534f574e00"),  # magic KVFSOWN
+    (8, "01000000"),  # version
+    (12, "2c31bfc6"),  # crc
+    (16, "00112233445566778899aabbccddeeff"),  # uuid
+    (32, "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"),  # host_uuid
+    (48, "7877767574737271"),  # epoch
+    (56, "0900000000000000"),  # count
+    (64, "15cd853dfe9c9717"),  # written_ns
+    (72, "02000000"),  # state
+    (76, "0c000000"),  # owner_bytes
+    (80, "676f6c64656e2dc3a9"),  # host_name
+    (144, "7b22706964223a343731317d"),  # owner
+]
+
 SEGMENT_HEADER = kvfs1.SegmentHeader(
     uuid=UUID,
     segment=5,

@@ -15,6 +15,12 @@ def test_superblock() -> None:
     assert kvfs1.Superblock.parse(expected) == golden.SUPERBLOCK
 
 
+def test_host_mark() -> None:
+    expected = block(golden.HOST_MARK_BYTES)
+    assert golden.HOST_MARK.pack() == expected
+    assert kvfs1.HostMark.parse(expected) == golden.HOST_MARK
+
+
 def test_segment_header() -> None:
     expected = block(golden.SEGMENT_HEADER_BYTES)
     assert golden.SEGMENT_HEADER.pack() == expected
@@ -48,6 +54,7 @@ def test_a_flipped_bit_is_noticed(offset: int) -> None:
     for good, kind in [
         (block(golden.SUPERBLOCK_BYTES), kvfs1.Superblock),
         (block(golden.SEGMENT_HEADER_BYTES), kvfs1.SegmentHeader),
+        (block(golden.HOST_MARK_BYTES), kvfs1.HostMark),
     ]:
         bad = bytearray(good)
         bad[offset] ^= 0x10

@@ -25,6 +25,10 @@ superblocks = st.builds(
     log_sequence=u64, namespace_index=u32, namespace_count=u32, store_uuid=uuids, host_uuid=uuids,
     label=text(kvfs1.LABEL_MAX), owner=text(kvfs1.OWNER_MAX),
 )  # fmt: skip
+host_marks = st.builds(
+    kvfs1.HostMark, uuid=uuids, host_uuid=uuids, epoch=u64, count=u64, written_ns=i64,
+    state=st.sampled_from(kvfs1.HostState), host_name=text(kvfs1.HOST_NAME_MAX), owner=text(kvfs1.OWNER_MAX),
+)  # fmt: skip
 segment_headers = st.builds(
     kvfs1.SegmentHeader, uuid=uuids, segment=u64, generation=u64, host_uuid=uuids, epoch=u64,
     segment_class=st.sampled_from(kvfs1.SegmentClass), opened_ns=i64,
@@ -68,6 +72,13 @@ def test_superblock(superblock: kvfs1.Superblock) -> None:
     block = superblock.pack()
     assert len(block) == kvfs1.BLOCK
     assert kvfs1.Superblock.parse(block) == superblock
+
+
+@given(host_marks)
+def test_host_mark(mark: kvfs1.HostMark) -> None:
+    block = mark.pack()
+    assert len(block) == kvfs1.BLOCK
+    assert kvfs1.HostMark.parse(block) == mark
 
 
 @given(segment_headers)
