@@ -38,11 +38,13 @@ SET_MTIME: int
 SET_ATIME_NOW: int
 SET_MTIME_NOW: int
 
-def format_store(path: str, size: int, segment_size: int = 0, label: str = "", uuid: bytes = b"") -> dict[str, Any]:
+def format_store(
+    path: str, size: int, segment_size: int = 0, label: str = "", uuid: bytes = b"", host: bytes = b""
+) -> dict[str, Any]:
     """Write an empty KVFS1 volume of ``size`` bytes onto an existing file or block device.
 
     Checks nothing but geometry: what the device holds is the caller's to check.
-    ``segment_size`` 0 chooses by size. ``uuid``: 16 bytes, random when empty.
+    ``segment_size`` 0 chooses by size. ``uuid``: 16 bytes, random when empty. ``host``: 16 bytes, who formats it.
     Returns the superblock written, as in :func:`inspect`. Raises OSError
     (EINVAL: too small or geometry impossible; EROFS, ENOSPC, EIO, EBUSY: locked by a mount).
     """
@@ -51,13 +53,22 @@ def inspect(path: str) -> dict[str, Any]:
     """Read the three superblocks without taking the volume.
 
     ``{"device_size": int, "copies": [{"copy": "A"|"B"|"end", "offset": int, "valid": bool,
-    "problem": str | None, "superblock": {...} | None}, ...], "best": int | None, "problem": str | None}``.
+    "problem": str | None, "superblock": {...} | None}, ...], "best": int | None, "problem": str | None,
+    "beat": {...} | None, "claim": {...} | None}``.
     ``superblock``: version, compat, ro_compat, incompat, uuid (hex with dashes), label, size, segment_size,
-    segments, sequence, epoch, created_ns, clean (bool), owner (JSON text of the last mount, "" if none).
+    segments, sequence, epoch, created_ns, clean (bool), owner (JSON text of the last mount, "" if none), host
+    (16 bytes, None where no host was named). ``beat``, ``claim``: host, host_name, epoch, count, written_ns, yields
+    (bool), owner.
     ``problem`` at the top is one line, expected and found, when the volume cannot be used; ``error`` is the errno that
     goes with it, 0 when it can.
     Raises OSError only when the device cannot be opened or read.
     """
+
+LOOK_INTERVAL: float  # s between two looks of a mount at who owns its volume
+LEASE: float  # s after such a look in which it may write metadata
+
+def write_claim(fd: int, uuid: bytes, epoch: int, host: bytes, host_name: str, owner: str) -> None:
+    """Write that the volume ``uuid`` behind ``fd`` (O_DIRECT) is ``host``'s from ``epoch`` on, and flush. OSError."""
 
 def check(path: str, verify_data: bool = True, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """fsck, read-only: recover in memory, verify every checksum, cross-check names, links and segments.
@@ -70,7 +81,16 @@ def check(path: str, verify_data: bool = True, progress: Callable[[int, int], No
     Raises OSError like ``Store`` when the volume cannot be opened at all.
     """
 
-def repair(path: str, verify_data: bool = True, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def repair(
+    path: str,
+    verify_data: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    owner: str = "",
+    host: bytes = b"",
+    host_name: str = "",
+    on_locked: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
     """fsck --repair: check; where that found anything, keep what can be trusted, drop the rest, check metadata again.
 
     ``{"before": as check(), "after": as check(), "done": [line, ...], "files_dropped": int}``; a volume without
@@ -129,6 +149,9 @@ class Store:
         io_timeout: float = 0.0,
         faults: FaultInjector | None = None,
         evict: bool = False,
+        host: bytes = b"",
+        host_name: str = "",
+        on_locked: Callable[[int], None] | None = None,
     ) -> None:
         """Open and recover; ``sweep_after``: seconds until an orphaned temporary file is removed, 0: never.
 
@@ -136,7 +159,11 @@ class Store:
         ``evict``: drop cold files when room is wanted, instead of ENOSPC. A call that names the inode of a file that
         was evicted raises ESTALE: its name is to be looked up again.
 
-        OSError: EBUSY (in use; message says who), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
+        ``host``: 16 bytes, who opens it, and, of a mount for writing, is fenced when another host takes the volume over
+        (``native/store/ownership.hpp``); none: whoever, and nothing is watched. ``on_locked``: called with the locked
+        device's descriptor before anything is read; what it raises comes out of here.
+
+        OSError: EBUSY (in use; message says who), EREMOTE (another host's), EUCLEAN (corrupt), EMEDIUMTYPE (not kvfs),
         EPROTONOSUPPORT (newer version), EROFS, ENOENT, EACCES, EIO; the message is one line with expected and found."""
 
     @property
@@ -243,8 +270,9 @@ class Store:
     def recover(self) -> None:
         """Begin to make a volume writable that a failed write of metadata turned read-only.
 
-        How it goes is in ``statistics()["health"]``: ``state`` (healthy, read-only, recovering), ``reason``, and after
-        a failure ``last_answer``. OSError: EINVAL (nothing is wrong), EALREADY (at it), EROFS (opened read-only).
+        How it goes is in ``statistics()["health"]``: ``state`` (healthy, read-only, recovering, fenced), ``reason``,
+        and after a failure ``last_answer``. OSError: EINVAL (nothing is wrong), EALREADY (at it), EROFS (opened
+        read-only, or fenced).
         """
     def close(self) -> None:
         """Flush, checkpoint, mark clean, give the volume up. Blocks, with an ``io_timeout`` for a few times that at

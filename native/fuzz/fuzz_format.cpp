@@ -1,5 +1,5 @@
-// The parsers of what lies on the device: superblock, segment header, frame, records; and of what users set by extended
-// attributes.
+// The parsers of what lies on the device: superblock, segment header, frame, records, whose the volume is; and of what
+// users set by extended attributes.
 //
 //   input: | kind (1 byte) | the structure |
 //
@@ -13,6 +13,7 @@
 #include "format/records.hpp"
 #include "format/superblock.hpp"
 #include "fuzz/input.hpp"
+#include "store/ownership.hpp"
 #include "store/settings.hpp"
 
 extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
@@ -21,7 +22,7 @@ namespace {
 
 using namespace kvfs::format;
 
-enum Kind : std::uint8_t { kSuperblock, kSegmentHeader, kFrame, kRecords, kSetting, kKinds };
+enum Kind : std::uint8_t { kSuperblock, kSegmentHeader, kFrame, kRecords, kSetting, kOwner, kKinds };
 
 constexpr FramePlace kPlace{{1, 2, 3}, 7, 5, 2 * kBlock};
 
@@ -98,6 +99,34 @@ void segment_header(std::span<const std::byte> data) {
     expect(!fault.empty() || (header.segment == 3 && header.generation == 9), "a header is of its own segment");
 }
 
+// | superblock A | superblock B | beat | claim |, of which not all need to be there.
+void owner(std::span<const std::byte> data) {
+    using namespace kvfs::store;
+    std::string device(kOwnerBytes, '\0');
+    std::size_t at = 0;
+    for (const std::uint64_t offset : {kSuperblockA, kSuperblockB, kHostBeat, kHostClaim}) {
+        const std::size_t size = std::min<std::size_t>(kBlock, data.size() - at);
+        std::memcpy(device.data() + offset, data.data() + at, size);
+        at += size;
+    }
+    const OwnerRecord record = read_owner_record(bytes_of(device).data(), kPlace.uuid);
+    for (const auto& mark : {record.beat, record.claim}) {
+        expect(!mark || mark->uuid == kPlace.uuid, "a mark is of its own volume");
+        expect(!mark || mark->owner_bytes <= kOwnerMax, "the owner's text has an end");
+    }
+    Holding mine;
+    mine.uuid = kPlace.uuid;
+    mine.epoch = 7;
+    const std::string taker = who_took(record, mine);
+    const bool is_claimed = record.claim && record.claim->epoch > mine.epoch;
+    expect(!is_claimed || !taker.empty(), "who claims the volume has it");
+    mine.epoch = ~std::uint64_t{0};
+    mine.host = {9};
+    expect(!record.superblocks[0] || !record.superblocks[1] || record.superblocks[0]->uuid == mine.uuid ||
+               record.superblocks[1]->uuid == mine.uuid || !who_took(record, mine).empty(),
+           "another volume's superblocks are noticed");
+}
+
 void setting(std::span<const std::byte> data) {
     if (data.empty()) return;
     const auto which = static_cast<kvfs::store::Setting>(static_cast<unsigned>(data[0]) % 5);
@@ -124,6 +153,16 @@ void repair(std::uint8_t* data, std::size_t size) {
         std::memcpy(&header, body.data(), sizeof header);
         seal_segment_header(header);
         std::memcpy(body.data(), &header, sizeof header);
+    } else if (kind == kOwner) {
+        for (std::size_t at = 0; at + kBlock <= body.size(); at += kBlock) {
+            const auto seal_as = [&]<typename T>(T block, void (*seal)(T&)) {
+                std::memcpy(&block, body.data() + at, sizeof block);
+                block.uuid = kPlace.uuid;
+                seal(block);
+                std::memcpy(body.data() + at, &block, sizeof block);
+            };
+            at < 2 * kBlock ? seal_as(Superblock{}, seal_superblock) : seal_as(HostMark{}, seal_host_mark);
+        }
     } else if (kind == kFrame && body.size() >= sizeof(FrameHeader)) {
         const std::string payload(reinterpret_cast<const char*>(body.data()) + sizeof(FrameHeader),
                                   body.size() - sizeof(FrameHeader));
@@ -158,6 +197,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             break;
         case kSetting:
             setting(bytes_of(body));
+            break;
+        case kOwner:
+            owner(bytes_of(body));
             break;
         default:
             records(bytes_of(body));

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include "module/module.hpp"
+#include "module/ownership.hpp"
 #include "store/repair.hpp"
 
 namespace nb = nanobind;
@@ -59,11 +60,14 @@ nb::dict check(const std::string& path, bool verify_data, const nb::object& prog
     return to_dict(report);
 }
 
-nb::dict repair(const std::string& path, bool verify_data, const nb::object& progress) {
+nb::dict repair(const std::string& path, bool verify_data, const nb::object& progress, const std::string& owner,
+                const nb::bytes& host, const std::string& host_name, const nb::object& on_locked) {
+    const store::Options opened{
+        .owner = owner, .host = to_uuid(host, "host"), .host_name = host_name, .on_locked = locked_caller(on_locked)};
     store::RepairReport report;
     {
         const nb::gil_scoped_release unlocked;
-        report = store::repair_volume(path, verify_data, teller(progress));
+        report = store::repair_volume(path, verify_data, teller(progress), opened);
     }
     nb::dict out;
     out["before"] = to_dict(report.before);
@@ -79,7 +83,8 @@ nb::dict repair(const std::string& path, bool verify_data, const nb::object& pro
 
 void bind_check(nb::module_& m) {
     m.def("check", &check, "path"_a, "verify_data"_a = true, "progress"_a = nb::none());
-    m.def("repair", &repair, "path"_a, "verify_data"_a = true, "progress"_a = nb::none());
+    m.def("repair", &repair, "path"_a, "verify_data"_a = true, "progress"_a = nb::none(), nb::kw_only(), "owner"_a = "",
+          "host"_a = nb::bytes(""), "host_name"_a = "", "on_locked"_a = nb::none());
 }
 
 }  // namespace kvfs::python

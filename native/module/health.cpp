@@ -9,7 +9,7 @@ namespace kvfs::python {
 nb::dict health_dict(store::Store& store) {
     const store::Health health = store.health();
     const auto& state = health.state;
-    constexpr const char* kNames[] = {"healthy", "read-only", "recovering"};
+    constexpr const char* kNames[] = {"healthy", "read-only", "recovering", "fenced"};
     nb::dict out;
     out["state"] = kNames[static_cast<unsigned>(state.condition)];
     out["error"] = -state.error;

@@ -24,6 +24,7 @@
 #include "module/eviction.hpp"
 #include "module/faults.hpp"
 #include "module/health.hpp"
+#include "module/ownership.hpp"
 #include "module/policy.hpp"
 #include "module/settings.hpp"
 #include "module/splitter.hpp"
@@ -140,13 +141,17 @@ struct PyDirectory {
 class PyStore {
 public:
     PyStore(const std::string& path, bool read_only, const std::string& owner, std::size_t buffer_bytes,
-            std::size_t cache_bytes, double sweep_after, double io_timeout, const nb::object& faults, bool evict)
+            std::size_t cache_bytes, double sweep_after, double io_timeout, const nb::object& faults, bool evict,
+            const nb::bytes& host, const std::string& host_name, const nb::object& on_locked)
         : inbox_(std::make_shared<Inbox>()), tap_(tap_of(faults)) {
         const store::Options options{
             .read_only = read_only,
             .exclusive = true,
             .evict = evict,
             .owner = owner,
+            .host = to_uuid(host, "host"),
+            .host_name = host_name,
+            .on_locked = locked_caller(on_locked),
             .buffer_bytes = buffer_bytes,
             .cache_bytes = cache_bytes,
             .tap = tap_.get(),
@@ -371,6 +376,7 @@ nb::dict PyStore::statistics() {
     out["read_only"] = s.is_read_only() ? 1 : 0;
     out["health"] = health_dict(s);
     out["physical"] = physical_dict(s);
+    out["ownership"] = ownership_dict(s);
     return out;
 }
 
@@ -390,6 +396,8 @@ nb::dict superblock_dict(const format::Superblock& sb) {
     out["epoch"] = sb.epoch;
     out["created_ns"] = sb.created_ns;
     out["clean"] = (sb.flags & format::kClean) != 0;
+    const bool has_host = (sb.compat & format::kOwnedByHost) != 0;
+    out["host"] = has_host ? nb::object(nb::bytes(sb.host_uuid.data(), sb.host_uuid.size())) : nb::none();
     const std::size_t owner = std::min<std::size_t>(sb.owner_bytes, sizeof sb.owner);
     out["owner"] = nb::steal(PyUnicode_DecodeUTF8(sb.owner, static_cast<Py_ssize_t>(owner), "replace"));
     return out;
@@ -416,6 +424,9 @@ nb::dict inspect(const std::string& path) {
     out["device_size"] = device.size();
     out["copies"] = list;
     out["best"] = best < 0 ? nb::object(nb::none()) : nb::object(nb::int_(best));
+    out["beat"] = nb::none();
+    out["claim"] = nb::none();
+    if (best >= 0) add_host_marks(out, path, copies[static_cast<std::size_t>(best)].sb.uuid);
     out["problem"] = nb::none();
     out["error"] = 0;
     if (best < 0) {
@@ -430,12 +441,12 @@ nb::dict inspect(const std::string& path) {
 }
 
 nb::dict format_store(const std::string& path, std::uint64_t size, std::uint64_t segment_size, const std::string& label,
-                      const nb::bytes& uuid) {
-    store::FormatRequest request{.size = size, .segment_size = segment_size, .label = label, .uuid = {}};
-    if (uuid.size() != 0 && uuid.size() != request.uuid.size()) {
-        raise_os_error(EINVAL, "expected a uuid of 16 bytes, found " + std::to_string(uuid.size()));
-    }
-    std::memcpy(request.uuid.data(), uuid.data(), uuid.size());
+                      const nb::bytes& uuid, const nb::bytes& host) {
+    const store::FormatRequest request{.size = size,
+                                       .segment_size = segment_size,
+                                       .label = label,
+                                       .uuid = to_uuid(uuid, "uuid"),
+                                       .host = to_uuid(host, "host")};
     return superblock_dict(store::format_volume(path, request));
 }
 
@@ -496,7 +507,7 @@ NB_MODULE(_native, m) {
     m.attr("LIBURING_VERSION") = KVFS_LIBURING_VERSION;
 
     m.def("format_store", &format_store, "path"_a, "size"_a, "segment_size"_a = 0, "label"_a = "",
-          "uuid"_a = nb::bytes(""));
+          "uuid"_a = nb::bytes(""), "host"_a = nb::bytes(""));
     m.def("inspect", &inspect, "path"_a);
     // 128 KiB is what the allocator begins with; set, it stays, where otherwise it rises with each large block given
     // back, and a checkpoint's image then leaves its hole in one heap or another for good
@@ -510,9 +521,10 @@ NB_MODULE(_native, m) {
 
     nb::class_<PyStore>(m, "Store")
         .def(nb::init<const std::string&, bool, const std::string&, std::size_t, std::size_t, double, double,
-                      const nb::object&, bool>(),
+                      const nb::object&, bool, const nb::bytes&, const std::string&, const nb::object&>(),
              "path"_a, nb::kw_only(), "read_only"_a = false, "owner"_a = "", "buffer_bytes"_a = 0, "cache_bytes"_a = 0,
-             "sweep_after"_a = 0.0, "io_timeout"_a = 0.0, "faults"_a = nb::none(), "evict"_a = false)
+             "sweep_after"_a = 0.0, "io_timeout"_a = 0.0, "faults"_a = nb::none(), "evict"_a = false,
+             "host"_a = nb::bytes(""), "host_name"_a = "", "on_locked"_a = nb::none())
         .def_prop_ro("eventfd", &PyStore::eventfd)
         .def_prop_ro("uuid", &PyStore::uuid)
         .def("completions", &PyStore::completions)
@@ -688,6 +700,7 @@ NB_MODULE(_native, m) {
     bind_check(m);
     bind_eviction(m);
     bind_faults(m);
+    bind_ownership(m);
     bind_policy(m);
     bind_scrub(m);
     bind_settings(m);

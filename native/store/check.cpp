@@ -19,7 +19,13 @@ public:
     Checker(const std::string& path, bool verify_data,
             const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap)
         : path_(path),
-          store_(path, Options{.read_only = true, .exclusive = false, .salvage = true, .owner = {}, .tap = tap}),
+          store_(path, Options{.read_only = true,
+                               .exclusive = false,
+                               .salvage = true,
+                               .owner = {},
+                               .host_name = {},
+                               .on_locked = {},
+                               .tap = tap}),
           verify_(verify_data),
           progress_(progress) {}
 

@@ -154,13 +154,16 @@ bool Store::shorten_log(std::unique_lock<std::mutex>& guard) {
 
 // Tells the device (or the file system that a store file lies on) about one free segment.
 bool Store::trim_one(std::unique_lock<std::mutex>& guard, std::size_t keep) {
+    if (is_fenced()) return false;
     const auto id = segments_.start_trim(keep);
     if (!id) return false;
+    ++trims_under_way_;
     guard.unlock();
     const std::uint64_t from = device_offset(*id, 0);
     const int rc = block_device_ ? io_.discard(from, sb_.segment_size) : io_.punch(from, sb_.segment_size);
     const bool done = rc == 0;
     guard.lock();
+    --trims_under_way_;
     segments_.finish_trim(*id);
     if (done) counters_.trimmed_segments.fetch_add(1, std::memory_order_relaxed);
     return done;

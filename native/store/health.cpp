@@ -73,7 +73,9 @@ Async<int> Store::send_sync() {
 }
 
 int Store::write_device(std::shared_ptr<Buffer> data, std::size_t size, std::uint64_t offset) {
+    if (is_fenced()) return -EROFS;
     const int rc = wait_for(send_write(data, size, offset));
+    if (rc == -EBADE) is_refused_ = true;
     if (rc != -ENOSPC || !owns_) return rc;
     const int trimmed = wait_for(make_physical_room());
     return trimmed != 0 ? trimmed : wait_for(send_write(std::move(data), size, offset));
@@ -138,6 +140,7 @@ void Store::trim_everything(std::unique_lock<std::mutex>& guard) {
 // failure ------------------------------------------------------------------------------------------
 
 void Store::fail_log(int error) {
+    if (error == -EBADE || is_refused_) fence(kRefusedByTarget);
     if (log_error_ != 0) return;
     log_error_ = -EIO;
     read_only_ = true;
@@ -168,7 +171,7 @@ Health Store::health() {
 
 int Store::recover() {
     const std::lock_guard guard(mutex_);
-    if (!owns_ || closed_) return -EROFS;
+    if (!owns_ || closed_ || is_fenced()) return -EROFS;
     if (log_error_ == 0) return -EINVAL;
     if (health_.condition == Condition::kRecovering || health_.is_recovery_wanted) return -EALREADY;
     health_.is_recovery_wanted = true;
@@ -179,12 +182,14 @@ int Store::recover() {
 
 // The committer's thread, here and below; the mutex is held, but not while it waits.
 void Store::try_to_recover(std::unique_lock<std::mutex>& guard) {
+    if (is_fenced()) return;
     // whoever closes the store waits for no device that is silent
     if (!health_.is_recovery_wanted && rings_->changes_in_flight() != 0) return;
     health_.condition = Condition::kRecovering;
     std::string step;
     const int rc = recover_now(guard, step);
     health_.is_recovery_wanted = false;
+    if (is_fenced()) return;
     if (rc != 0) {
         health_.condition = Condition::kReadOnly;
         if (rc == -ESTALE) health_.error = rc;  // whatever it was before, that is why now
@@ -206,8 +211,15 @@ int Store::recover_now(std::unique_lock<std::mutex>& guard, std::string& step) {
     step = "the device still has writes that it has not answered";
     int rc = settle_changes(guard);
     if (rc != 0) return rc;
-    step = "the volume cannot be taken up again";
-    rc = look_for_another_host(guard);
+    if (owner_.is_watched) {
+        step = "who owns the volume cannot be read";
+        guard.unlock();
+        rc = confirm_owner({});
+        guard.lock();
+    } else {
+        step = "the volume cannot be taken up again";
+        rc = look_for_another_host(guard);
+    }
     if (rc != 0) return rc;
     step = "the device cannot be flushed";
     rc = flush_device(guard);
@@ -239,6 +251,7 @@ int Store::recover_now(std::unique_lock<std::mutex>& guard, std::string& step) {
     return 0;
 }
 
+// Of a volume that no named host has mounted, so that nothing is watched (ownership.hpp).
 // -ESTALE when the device has a superblock of a later mount, which has a later epoch, or only another volume's. One
 // that is not whole says nothing: this mount's own write may have been torn.
 int Store::look_for_another_host(std::unique_lock<std::mutex>& guard) {

@@ -10,7 +10,7 @@
 // stays as it was and can be told to recover again:
 //   1. Every write and flush that the device still has comes back, or nothing happens: one that arrived late would land
 //      in what is written next.
-//   2. The superblocks are read: another host may have taken the volume while this one could not reach it.
+//   2. A look at who owns the volume (ownership.hpp): another host may have taken it while this one could not reach it.
 //   3. A flush, to see that the device takes them again.
 //   4. After a failed flush the drive may have lost what it had taken before. What was written since the last flush
 //      that succeeded is read again and verified; a file that does not verify is dropped. None of it was ever promised
@@ -20,6 +20,9 @@
 //      superblock's write is the moment of truth: a crash before it brings back the old checkpoint and log.
 //   7. The old log's segments are free again, and the volume is writable.
 //
+// A volume that another host has taken is kFenced (ownership.hpp), and recover() is no way out of that. What a mount of
+// it was told was done, and did not make durable, is lost.
+//
 // Records that were waiting for the log when it failed are in the checkpoint, as memory has their effect already.
 #pragma once
 
@@ -28,7 +31,7 @@
 
 namespace kvfs::store {
 
-enum class Condition : std::uint8_t { kHealthy, kReadOnly, kRecovering };
+enum class Condition : std::uint8_t { kHealthy, kReadOnly, kRecovering, kFenced };
 
 // Guarded by the store's mutex.
 struct HealthState {

@@ -162,6 +162,12 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
             rc = -ETIMEDOUT;
             break;
         }
+        if (owner_.is_watched && OwnerClock::now() - owner_.last_look > kLease) {
+            guard.unlock();
+            rc = confirm_owner(kLease);
+            guard.lock();
+            if (rc != 0) break;
+        }
         if (data_unflushed_) {
             rc = flush_log(guard);
             if (rc != 0) break;
@@ -174,6 +180,12 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
         rc = flush_log(guard);
     }
     if (rc != 0) fail_log(rc);
+    wake_durable(guard);
+    return rc;
+}
+
+// Whoever waits for what is durable by now, or never will be.
+void Store::wake_durable(std::unique_lock<std::mutex>& guard) {
     std::vector<std::coroutine_handle<>> ready;
     std::erase_if(durable_waiters_, [&](const auto& waiter) {
         if (waiter.first > lsn_durable_ && log_error_ == 0) return false;
@@ -185,7 +197,6 @@ int Store::write_pending(std::unique_lock<std::mutex>& guard, bool sync_after) {
         for (const auto handle : ready) uring::Turn::next(handle);
         guard.lock();
     }
-    return rc;
 }
 
 // Asks for a checkpoint and waits until the next one has been made or given up, or until is_over(). One that was under
@@ -205,12 +216,14 @@ void Store::committer() {
             return commit_now_ || stop_ || health_.is_recovery_wanted ||
                    (log_error_ == 0 && log_.bytes() > kCommitBytes);
         });
+        committer_is_busy_ = true;
         const bool stopping = stop_;
         const bool idle = log_.empty() && !stopping;
         // space that only waits for the log to be durable is worth a flush once it is scarce
         const bool scarce = segments_.free_count() <= 2 * segments_.reserve() && segments_.would_collect(lsn_durable_);
         const bool sync_after = std::exchange(commit_now_, false) || scarce || stopping;
         if (log_error_ == 0) write_pending(guard, sync_after);
+        if (is_fenced()) wake_durable(guard);  // it may have been another thread that found the volume lost
         if (health_.is_recovery_wanted || (stopping && log_error_ != 0)) try_to_recover(guard);
         if (segments_.collect(lsn_durable_) || lsn_durable_ >= flush_wanted_) cleaner_wake_.notify_one();
         settle_tails(guard, now_ns());
@@ -229,6 +242,7 @@ void Store::committer() {
             no_room_was_said_ = rc == -ENOSPC;
             segments_.collect(lsn_durable_);
         }
+        committer_is_busy_ = false;
         if (stopping && (log_.empty() || log_error_ != 0)) return;
         // what a burst of frames and requests leaves in the allocator's hands goes back once it is over: memory per
         // file is a promise, and the allocator keeps what it once had

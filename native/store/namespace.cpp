@@ -50,7 +50,7 @@ Inode* Store::directory(std::uint64_t ino, int& error) {
 }
 
 int Store::check_writable(std::string_view name) const {
-    if (read_only_) return log_error_ != 0 ? -EIO : -EROFS;
+    if (read_only_) return refusal();
     if (name.size() > format::kNameMax) return -ENAMETOOLONG;
     return is_plausible_name(name) ? 0 : -EINVAL;  // what recovery would not believe is not made either
 }

@@ -176,6 +176,7 @@ void Store::checksum_places(const Places& places, std::uint64_t logical, const s
 }
 
 Async<int> Store::write_places(const Places& places, std::byte* data, uring::Priority priority) {
+    if (is_fenced()) co_return -EROFS;
     uring::Batch batch(rings_->here(), priority);
     for (const Place& place : places) {
         batch.add(uring::OpKind::kWrite, data, place.blocks * kBlock, device_offset(place.segment, place.block));
@@ -222,6 +223,7 @@ Async<int> Store::fly(std::unique_ptr<Flight> flight) {
             counters_.write_errors.fetch_add(1, std::memory_order_relaxed);
             file.error = rc == -ENOSPC ? -ENOSPC : -EIO;
             file.is_lost = true;
+            if (rc == -EBADE) fence(kRefusedByTarget);
         }
         (flight->previous == nullptr ? file.flights : flight->previous->next) = flight->next;
         if (flight->next != nullptr) flight->next->previous = flight->previous;

@@ -220,7 +220,7 @@ Async<int> Store::change_range(std::uint64_t ino, int mode, std::uint64_t offset
         const Inode* inode = inodes_.find(ino);
         if (inode == nullptr) co_return -ENOENT;
         if (!inode->is_regular()) co_return inode->is_directory() ? -EISDIR : -ENODEV;
-        if (read_only_) co_return log_error_ != 0 ? -EIO : -EROFS;
+        if (read_only_) co_return refusal();
         file = InUse(*this, file_of(static_cast<InodeNumber>(ino)));
     }
     const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
@@ -312,7 +312,7 @@ Async<std::int64_t> Store::copy_range_now(std::uint64_t ino_in, std::uint64_t of
         if (in == nullptr || out == nullptr) co_return -ENOENT;
         if (in->is_directory() || out->is_directory()) co_return -EISDIR;
         if (!in->is_regular() || !out->is_regular()) co_return -EINVAL;
-        if (read_only_) co_return log_error_ != 0 ? -EIO : -EROFS;
+        if (read_only_) co_return refusal();
         length = offset_in < in->size ? std::min(length, in->size - offset_in) : 0;
     }
     if (length == 0) co_return 0;

@@ -89,6 +89,10 @@ bool Store::drop_corrupt(InodeNumber ino, const Granule& granule, const std::byt
         static_cast<unsigned long long>(granule.logical), granule.segment,
         static_cast<unsigned long long>(granule.generation), granule.block,
         static_cast<unsigned long long>(granule.checksum), static_cast<unsigned long long>(found));
+    if (is_fenced() || is_behind_) {
+        say(20, text + std::string("another host has written the volume since this mount read what it holds"));
+        return false;
+    }
     if (inode == nullptr || inode->nlink == 0 || read_only_) {
         say(40, text + ("not dropped: " + std::string(read_only_ ? "read-only" : "unlinked already")));
         return false;

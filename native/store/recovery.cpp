@@ -277,10 +277,15 @@ void Recovery::take_over(const std::string& owner) {
     };
     // a crash may have come just before the copy at the end: it must not be left behind by one more each time
     expect_superblock(s.write_superblock_copy(Store::kEndCopy));
-    ++s.sb_.epoch;
+    s.sb_.epoch = s.holding_.epoch;
     s.sb_.incompat |= format::kKnownIncompat;  // before the log can hold what an older build would misread
     s.sb_.flags &= ~static_cast<std::uint32_t>(format::kClean);
-    if (getrandom(s.sb_.host_uuid.data(), s.sb_.host_uuid.size(), 0) != static_cast<ssize_t>(s.sb_.host_uuid.size())) {
+    s.sb_.compat &= ~std::uint64_t{format::kOwnedByHost};
+    if (s.owner_.is_watched) {
+        s.sb_.compat |= format::kOwnedByHost;
+        s.sb_.host_uuid = s.holding_.host;
+    } else if (getrandom(s.sb_.host_uuid.data(), s.sb_.host_uuid.size(), 0) !=
+               static_cast<ssize_t>(s.sb_.host_uuid.size())) {
         s.sb_.host_uuid = s.sb_.uuid;
     }
     const std::size_t owner_bytes = std::min(owner.size(), format::kOwnerMax);

@@ -15,10 +15,8 @@ namespace kvfs::store {
 
 class Repairer {
 public:
-    Repairer(const std::string& path, const CheckReport& found, uring::Tap* tap, RepairReport& report)
-        : found_(found),
-          report_(report),
-          store_(path, Options{.salvage = true, .owner = R"({"program": "kvfsctl fsck --repair"})", .tap = tap}) {}
+    Repairer(const std::string& path, const CheckReport& found, const Options& opened, RepairReport& report)
+        : found_(found), report_(report), store_(path, opened) {}
 
     void run() {
         metadata();
@@ -64,13 +62,15 @@ private:
 };
 
 RepairReport repair_volume(const std::string& path, bool verify_data,
-                           const std::function<void(std::uint64_t, std::uint64_t)>& progress, uring::Tap* tap) {
+                           const std::function<void(std::uint64_t, std::uint64_t)>& progress, Options opened) {
+    opened.salvage = true;
+    if (opened.owner.empty()) opened.owner = R"({"program": "kvfsctl fsck --repair"})";
     RepairReport report;
-    report.before = check_volume(path, verify_data, progress, tap);
+    report.before = check_volume(path, verify_data, progress, opened.tap);
     report.after = report.before;
     if (report.before.problem_count == 0) return report;
-    Repairer(path, report.before, tap, report).run();
-    report.after = check_volume(path, false, {}, tap);
+    Repairer(path, report.before, opened, report).run();
+    report.after = check_volume(path, false, {}, opened.tap);
     // what the device could not read has not been looked at again, but for metadata
     const auto found_again = [&](const Damage& damage) {
         return std::any_of(report.after.problems.begin(), report.after.problems.end(),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "store/check.hpp"
+#include "store/store.hpp"
 
 namespace kvfs::store {
 
@@ -19,9 +20,8 @@ struct RepairReport {
 
 // Checks the volume and, when that found anything, repairs it and checks its metadata again. A volume without problems
 // is not written to. Throws OpenError when it cannot be opened, is in use, or has no room for a new checkpoint.
-// `progress` as in check_volume().
+// `progress` as in check_volume(). `opened`: with what it is opened to be repaired, whose it is above all.
 RepairReport repair_volume(const std::string& path, bool verify_data,
-                           const std::function<void(std::uint64_t, std::uint64_t)>& progress,
-                           uring::Tap* tap = nullptr);
+                           const std::function<void(std::uint64_t, std::uint64_t)>& progress, Options opened = {});
 
 }  // namespace kvfs::store

@@ -44,6 +44,7 @@ Store::Store(const std::string& path, const Options& options) {
     read_only_ = options.read_only || !options.exclusive;
     Device device(path, !read_only_, options.tap);
     device.lock(!read_only_);
+    if (!read_only_ && options.on_locked) options.on_locked(device.fd());
     sb_ = device.choose_superblock(&superblock_damage_);
     for (const Damage& damage : superblock_damage_) {
         say(30, path + ": " + damage.where + ": " + damage.detail + "; the newest of the others serves");
@@ -56,7 +57,10 @@ Store::Store(const std::string& path, const Options& options) {
     fd_ = device.release();
     io_ = uring::PlainIo(fd_, options.tap);
     try {
-        segments_.configure(sb_.segment_count, sb_.segment_size / format::kBlock, sb_.epoch + 1);
+        if (!read_only_) check_owner(path, options);
+        is_behind_ = read_only_ && (sb_.compat & format::kOwnedByHost) != 0 && (sb_.flags & format::kClean) == 0 &&
+                     sb_.host_uuid != options.host;
+        segments_.configure(sb_.segment_count, sb_.segment_size / format::kBlock, holding_.epoch);
         const auto started = std::chrono::steady_clock::now();
         Recovery recovery(*this);
         recovery.run(!superblock_damage_.empty());
@@ -95,12 +99,15 @@ Store::Store(const std::string& path, const Options& options) {
         if (options.io_timeout.count() > 0) patience_ = std::make_unique<uring::Patience>(*rings_, options.io_timeout);
         scrubber_ = std::make_unique<Scrubber>(*this);
         if (read_only_) return;
+        check_owner(path, options);
         recovery.take_over(options.owner);
         {
             std::unique_lock guard(mutex_);
             Checkpoint checkpoint(*this);
             // so few are free only after crash on crash: they are for the checkpoint that gives the logs' segments back
-            if (segments_.free_count() <= 2 && checkpoint.gives_space()) checkpoint.run(guard, false);
+            const bool is_short = segments_.free_count() <= 2 && checkpoint.gives_space();
+            // the log of a host that may still write to it is no part of the volume from here on
+            if (is_inherited_ || is_short) checkpoint.run(guard, false);
             commit_now_ = checkpoint.is_due();
         }
         owns_ = true;
@@ -109,7 +116,8 @@ Store::Store(const std::string& path, const Options& options) {
         admit_recovered();
         evicts_ = options.evict;
         sweep_after_ns_ = options.sweep_after_ns;
-        threads_ = options.evict ? 4 : 3;
+        owner_.last_look = OwnerClock::now();
+        threads_ = 3U + (options.evict ? 1U : 0U) + (owner_.is_watched ? 1U : 0U);
         const auto start = [this](void (Store::*work)()) {
             return std::thread([this, work] {
                 (this->*work)();
@@ -121,6 +129,7 @@ Store::Store(const std::string& path, const Options& options) {
         cleaner_ = start(&Store::cleaner);
         sweeper_ = start(&Store::sweeper);
         if (evicts_) evictor_ = start(&Store::evictor);
+        if (owner_.is_watched) owner_watch_ = start(&Store::owner_watch);
     } catch (const std::system_error& failure) {
         patience_.reset();
         rings_.reset();
@@ -172,11 +181,13 @@ int Store::close() {
         cleaner_wake_.notify_all();
         sweeper_wake_.notify_all();
         evictor_wake_.notify_all();
+        owner_wake_.notify_all();
         // the committer ends with a checkpoint and the clean flag
         if (!wait(threads_done_, guard, [this] { return threads_ == 0; })) {
             abandoned_ = true;
             sweeper_.detach();
             if (evictor_.joinable()) evictor_.detach();
+            if (owner_watch_.joinable()) owner_watch_.detach();
             cleaner_.detach();
             committer_.detach();
             return rc;
@@ -185,6 +196,7 @@ int Store::close() {
         guard.unlock();
         sweeper_.join();
         if (evictor_.joinable()) evictor_.join();
+        if (owner_watch_.joinable()) owner_watch_.join();
         cleaner_.join();
         committer_.join();
     }
@@ -198,6 +210,7 @@ int Store::close() {
 
 // sb_ is changed by one thread at a time: the constructor's, then the committer's.
 int Store::write_superblock() {
+    if (const int rc = owns_ ? confirm_owner({}) : 0; rc != 0) return rc;
     const std::lock_guard guard(superblock_mutex_);
     ++sb_.sequence;
     sb_.written_ns = now_ns();

@@ -37,6 +37,7 @@
 #include "store/log.hpp"
 #include "store/moving.hpp"
 #include "store/names.hpp"
+#include "store/ownership.hpp"
 #include "store/physical.hpp"
 #include "store/quota.hpp"
 #include "store/segments.hpp"
@@ -79,6 +80,11 @@ struct Options {
     bool salvage = false;   // damaged metadata is no reason to refuse: use what is left of it (fsck)
     bool evict = false;     // drop cold files rather than refuse a write
     std::string owner;      // JSON, kept in the superblock
+    format::Uuid host{};    // who opens it (ownership.hpp); all zero: whoever, and nothing is watched
+    std::string host_name;
+    // Of a mount for writing: called with the locked device before anything is read; what it throws comes out of the
+    // constructor.
+    std::function<void(int fd)> on_locked;
     std::size_t buffer_bytes = 0;
     std::size_t cache_bytes = 0;
     unsigned rings = 0;                      // 0: by the number of cores
@@ -260,6 +266,10 @@ public:
     // -EINVAL (nothing is wrong), -EROFS (the volume was opened read-only).
     int recover();
 
+    // ownership.cpp -----------------------------------------------------------------------
+    [[nodiscard]] bool is_fenced() const { return is_fenced_; }
+    [[nodiscard]] OwnershipState ownership();
+
     // physical.cpp ------------------------------------------------------------------------
     // What a look at the device, or at the file system under a store file, found in bytes. `rewrites_in_place`: blocks
     // that were written once keep their space.
@@ -309,6 +319,8 @@ private:
     int rename_locked(std::uint64_t parent, std::string_view name, std::uint64_t new_parent, std::string_view new_name,
                       std::uint32_t flags, std::uint32_t client);
     int check_writable(std::string_view name) const;
+    // Of a change to a volume that is read-only.
+    [[nodiscard]] int refusal() const { return log_error_ != 0 && !is_fenced() ? -EIO : -EROFS; }
     int find_to_remove(std::uint64_t parent, std::string_view name, NameId& id);
     void expect_metadata();
     bool has_metadata_space();
@@ -492,6 +504,7 @@ private:
     void await_checkpoint(std::unique_lock<std::mutex>& guard, const std::function<bool()>& is_over);
     int flush_log(std::unique_lock<std::mutex>& guard);
     int write_pending(std::unique_lock<std::mutex>& guard, bool sync_after);
+    void wake_durable(std::unique_lock<std::mutex>& guard);
     int write_frame(std::unique_lock<std::mutex>& guard, const LogBuffer::Chunk& chunk);
     std::uint32_t unflushed_frames(const LogPosition& at) const;
     int flush_device(std::unique_lock<std::mutex>& guard);
@@ -503,6 +516,15 @@ private:
     void set_physical_goal();
     std::uint64_t physical_blocks_to_evict() const;
     void charge_physical(SegmentId segment, std::uint32_t blocks);
+
+    // ownership.cpp
+    void check_owner(const std::string& path, const Options& options);
+    int look_at_owner();
+    int confirm_owner(OwnerClock::duration age);
+    int beat(format::HostState state);
+    void fence(const std::string& reason);
+    void yield_volume(std::unique_lock<std::mutex>& guard);
+    void owner_watch();
 
     // health.cpp
     int wait_for(Async<int> task);
@@ -557,6 +579,9 @@ private:
     bool owns_ = false;
     bool closed_ = false;
     bool abandoned_ = false;
+    std::atomic<bool> is_fenced_ = false;   // written under the mutex, with read_only_ and log_error_, and for good
+    std::atomic<bool> is_refused_ = false;  // the target has refused a write of metadata for a reservation
+    bool is_behind_ = false;                // read-only, and perhaps written by its owner, another host, at this moment
     format::Superblock sb_{};
     format::DataChecksum checksum_{format::Uuid{}};
 
@@ -591,6 +616,8 @@ private:
     // Of a log or a checkpoint that could not be written: not to be used again before recover().
     std::vector<SegmentId> given_up_metadata_;
     std::vector<std::coroutine_handle<>> trim_waiters_;
+    Holding holding_;
+    OwnershipState owner_;
     HealthState health_;
     PhysicalLedger physical_;
     std::vector<std::coroutine_handle<>> space_waiters_;
@@ -604,7 +631,8 @@ private:
     bool evicts_ = false;         // set once, at open
     bool evictor_wanted_ = false;
     bool no_room_was_said_ = false;
-    int log_error_ = 0;  // what clients are told once the log has failed; 0: it has not
+    bool is_inherited_ = false;  // from a host that did not close it in order
+    int log_error_ = 0;          // what clients are told once the log has failed; 0: it has not
     EvictionHost eviction_host_{*this};
     std::unique_ptr<policy::Policy> policy_;  // null while nothing may be written
     std::array<Evicted, kEvictReasons.size()> evicted_{};
@@ -628,11 +656,14 @@ private:
     std::condition_variable cleaner_wake_;
     std::condition_variable sweeper_wake_;
     std::condition_variable evictor_wake_;
+    std::condition_variable owner_wake_;
     std::condition_variable headers_done_;
     bool commit_now_ = false;
     bool stop_ = false;
     bool checkpoint_wanted_ = false;  // by the scrubber (damage on the device), or by who waits for a short log
     bool checkpoint_under_way_ = false;
+    bool committer_is_busy_ = false;
+    std::uint32_t trims_under_way_ = 0;
     unsigned threads_ = 0;  // that have not ended
     std::condition_variable threads_done_;
     std::uint64_t checkpoint_attempts_ = 0;
@@ -643,6 +674,7 @@ private:
     std::thread cleaner_;
     std::thread sweeper_;
     std::thread evictor_;
+    std::thread owner_watch_;
 
     std::mutex events_mutex_;
     std::vector<Event> events_;

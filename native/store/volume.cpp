@@ -13,6 +13,7 @@
 #include <cstring>
 #include <ctime>
 #include <thread>
+#include <utility>
 
 #include "store/store.hpp"
 
@@ -83,12 +84,7 @@ void Device::lock(bool exclusive) {
     if (errno != EWOULDBLOCK) fail(errno, path_ + ": cannot lock it: " + errno_text(errno));
     std::string holder;
     const auto copies = read_superblocks();
-    std::uint64_t newest = 0;
-    for (const Copy& copy : copies) {
-        if (copy.check.fault != format::Fault::kValid || copy.sb.sequence < newest) continue;
-        newest = copy.sb.sequence;
-        holder.assign(copy.sb.owner, copy.sb.owner_bytes);
-    }
+    if (const Copy* best = newest(copies)) holder.assign(best->sb.owner, best->sb.owner_bytes);
     fail(EBUSY, path_ + ": in use by " + (holder.empty() ? std::string("another process") : holder));
 }
 
@@ -152,12 +148,14 @@ std::string Device::truncated(const Copy& copy) const {
            std::to_string(size_);
 }
 
-// A newer kvfs may have left an old copy behind: its newest word counts, and that one cannot be understood here.
+// A newer kvfs may have left an old copy behind: its newest word counts, and that one cannot be understood here. The
+// epoch counts first: a host that lost the volume and does not know yet may write once more, with any sequence.
 const Device::Copy* Device::newest(const std::array<Copy, 3>& copies) {
     const Copy* best = nullptr;
     for (const Copy& copy : copies) {
         if (copy.check.fault != format::Fault::kValid && copy.check.fault != format::Fault::kTooNew) continue;
-        if (best == nullptr || copy.sb.sequence > best->sb.sequence) best = &copy;
+        const auto rank = [](const Copy& each) { return std::pair(each.sb.epoch, each.sb.sequence); };
+        if (best == nullptr || rank(copy) > rank(*best)) best = &copy;
     }
     return best != nullptr && best->check.fault == format::Fault::kValid ? best : nullptr;
 }
@@ -171,6 +169,8 @@ std::vector<Damage> Device::damaged(const std::array<Copy, 3>& copies) {
             std::string("superblock ") + format::copy_name(copy.copy) + " at byte " + std::to_string(copy.offset);
         if (copy.check.fault != format::Fault::kValid) {
             out.push_back({"superblock", where, copy.check.problem});
+        } else if (best != nullptr && copy.sb.epoch < best->sb.epoch && copy.sb.sequence >= best->sb.sequence) {
+            out.push_back({"superblock", where, "written by a mount that had lost the volume to another host"});
         } else if (best != nullptr && copy.sb.sequence + 1 < best->sb.sequence) {
             out.push_back({"superblock", where,
                            "out of date: expected sequence " + std::to_string(best->sb.sequence - 1) +
@@ -231,6 +231,8 @@ format::Superblock format_volume(const std::string& path, const FormatRequest& r
     sb.created_ns = std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
     sb.written_ns = sb.created_ns;
     sb.store_uuid = sb.uuid;
+    sb.host_uuid = request.host;
+    if (request.host != format::Uuid{}) sb.compat |= format::kOwnedByHost;
     sb.namespace_count = 1;
     sb.flags = format::kClean;
     sb.checkpoint_segment = format::kNoSegment;

@@ -65,6 +65,7 @@ struct FormatRequest {
     std::uint64_t segment_size = 0;
     std::string label;
     format::Uuid uuid{};  // all zero: random
+    format::Uuid host{};  // who formats; all zero: nobody in particular
     uring::Tap* tap = nullptr;
 };
 

@@ -60,7 +60,7 @@ int Store::writable_file(std::uint64_t ino, InUse& out) {
     const Inode* inode = inodes_.find(ino);
     if (inode == nullptr) return -ENOENT;
     if (!inode->is_regular()) return inode->is_directory() ? -EISDIR : -EINVAL;
-    if (read_only_) return log_error_ != 0 ? -EIO : -EROFS;
+    if (read_only_) return refusal();
     out = InUse(*this, file_of(static_cast<InodeNumber>(ino)));
     return out->error;
 }

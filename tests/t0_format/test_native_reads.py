@@ -67,6 +67,47 @@ def test_golden_superblock(blank: Path) -> None:
     assert {key: superblock[key] for key in expected} == expected
 
 
+def test_golden_host_marks(blank: Path) -> None:
+    """Those of this volume are told, another's are not."""
+    put(blank, 0, golden.block(golden.SUPERBLOCK_BYTES))
+    put(blank, kvfs1.HOST_BEAT, golden.block(golden.HOST_MARK_BYTES))
+    put(blank, kvfs1.HOST_CLAIM, replace(golden.HOST_MARK, uuid=golden.STORE).pack())
+    found = _native.inspect(os.fspath(blank))
+    assert found["claim"] is None
+    assert found["beat"] == {
+        "host": golden.HOST,
+        "host_name": golden.LABEL,
+        "epoch": golden.HOST_MARK.epoch,
+        "count": 9,
+        "written_ns": golden.CREATED_NS,
+        "yields": True,
+        "owner": golden.OWNER,
+    }
+
+
+def test_a_claim_by_native_is_what_python_writes(blank: Path) -> None:
+    put(blank, 0, golden.block(golden.SUPERBLOCK_BYTES))
+    fd = os.open(blank, os.O_RDWR | os.O_DIRECT)
+    try:
+        _native.write_claim(fd, golden.UUID, 7, golden.HOST, "b", golden.OWNER)
+    finally:
+        os.close(fd)
+    block = blank.read_bytes()[kvfs1.HOST_CLAIM :][:BLOCK]
+    claim = kvfs1.HostMark.parse(block)
+    assert claim.pack() == block
+    expected = replace(golden.HOST_MARK, epoch=7, count=0, state=kvfs1.HostState.HOLDS, host_name="b")
+    assert replace(claim, written_ns=expected.written_ns) == expected
+
+
+def test_the_epoch_counts_before_the_sequence(blank: Path) -> None:
+    """A host that lost the volume may write a superblock once more."""
+    for offset, epoch, sequence in ((0, 3, 10), (65536, 2, 99), (golden.VOLUME_BYTES - BLOCK, 3, 9)):
+        put(blank, offset, replace(golden.SUPERBLOCK, epoch=epoch, sequence=sequence).pack())
+    found = _native.inspect(os.fspath(blank))
+    assert [copy["valid"] for copy in found["copies"]] == [True, True, True]
+    assert found["best"] == 0
+
+
 def read(store: _native.Store, ino: int, offset: int, size: int) -> bytes:
     result: Any = store.read(ino, offset, size, 1)
     if result is None:

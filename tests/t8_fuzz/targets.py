@@ -42,7 +42,7 @@ def mount_options(data: bytes) -> None:
 def disk_format(data: bytes) -> None:
     if not data:
         return
-    kind, body = data[0] % 4, data[1:]
+    kind, body = data[0] % 5, data[1:]
     try:
         if kind == 0:
             disk.Superblock.parse(_sealed(disk.SUPERBLOCK_MAGIC, body, disk.BLOCK, 12))
@@ -51,6 +51,8 @@ def disk_format(data: bytes) -> None:
         elif kind == 2:
             frame = disk.Frame.parse(_sealed(disk.FRAME_MAGIC.to_bytes(4, "little"), body, len(body) + 4, 4))
             list(frame.records())
+        elif kind == 4:
+            disk.HostMark.parse(_sealed(disk.HOST_MARK_MAGIC, body, disk.BLOCK, 12))
         else:
             records = list(disk.parse_records(body))
             again = b"".join(map(disk.pack_record, records))
