@@ -47,6 +47,10 @@ class VolumeInUse(VolumeError):
     """Another process holds the store."""
 
 
+class VolumeOwned(VolumeInUse):
+    """The store is another host's, which did not close it in order."""
+
+
 class VolumeCorrupt(VolumeError):
     """Superblocks, log or checkpoints contradict themselves or their checksums."""
 
@@ -166,6 +170,8 @@ class TraceError(KvfsError):
 # errno of the native calls (see _native.pyi) -> class, what to say when the system's own text is all there is, hint
 _ERRNO_MAP: dict[int, tuple[type[KvfsError], str, str]] = {
     errno.EBUSY: (VolumeInUse, "in use by another process", "unmount it first, or wait until it is done"),
+    errno.EREMOTE: (VolumeOwned, "belongs to another host", "mount it with --read-only, or see `kvfsctl takeover`"),
+    errno.EBADE: (VolumeOwned, "another host has reserved it on its target", "`kvfsctl takeover` fences that host"),
     errno.EUCLEAN: (VolumeCorrupt, "corrupt", "`kvfsctl fsck` says what is wrong, and with --repair keeps the rest"),
     errno.EMEDIUMTYPE: (NotAVolume, "not a kvfs store", "`kvfsctl format` makes one"),
     errno.EPROTONOSUPPORT: (VolumeTooNew, "written by a newer kvfs", "use that version or a later one"),

@@ -139,6 +139,7 @@ def print_volume(found: VolumeInfo) -> None:
         ("created", _time(found.created_ns)),
         ("epoch", str(found.epoch)),
         ("state", "closed in order" if found.clean else "mounted, or not closed in order: the next mount recovers"),
+        *([("taken over", found.claimed)] if found.claimed else []),
         ("last mount", ", ".join(f"{key} {value}" for key, value in found.owner.items()) or "none yet"),
     ]
     rows += [

@@ -256,6 +256,23 @@ def recover(
 
 
 @app.command()
+def takeover(
+    store: Store,
+    force: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Although its owner is alive; names the owner as `kvfsctl info` does."),
+    ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Make a store this host's that another host owns: fence that host, whose mount turns read-only for good."""
+    from kvfs.cli.takeover import print_takeover, take_over
+
+    found = take_over(store, force, config)
+    print_json(found) if json else print_takeover(found)
+
+
+@app.command()
 def warm(
     paths: Annotated[
         list[Path],

@@ -36,8 +36,13 @@ def print_status(text: bytes) -> None:
     console = Console(highlight=False)
     health = components.get("store", {}).get("health", {})
     if health.get("state", "healthy") != "healthy":
-        console.print(Text(f"{health['state']}: {health['reason']}", style="bold red"))
-        console.print(Text(f"once the device is well again: kvfsctl recover {stats.get('mountpoint', 'MOUNTPOINT')}"))
+        console.print(Text(f"{health['state']}: {health['reason']}", style="bold red"), soft_wrap=True)
+        mountpoint = stats.get("mountpoint", "MOUNTPOINT")
+        if health["state"] == "fenced":
+            remedy = f"it is read-only for good, and what was not fsynced is lost: kvfs umount {mountpoint}"
+        else:
+            remedy = f"once the device is well again: kvfsctl recover {mountpoint}"
+        console.print(Text(remedy), soft_wrap=True)
         console.print()
     if line := _scarcity(components.get("store", {})):
         console.print(Text(line, style="bold yellow"), soft_wrap=True)

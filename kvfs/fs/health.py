@@ -1,13 +1,14 @@
 """``health`` and ``recover``: what ``kvfsctl recover`` asks of a mount by ``.kvfs/admin``.
 
 A failed write of metadata turns a store read-only (``native/store/health.hpp``). ``recover`` only begins to bring it
-back, as the device may take its time; ``health`` says how that goes.
+back, as the device may take its time; ``health`` says how that goes. A store that another host has taken stays so.
 """
 
 import errno
 from typing import Any
 
 from kvfs._native import Store
+from kvfs.errors import VolumeOwned
 from kvfs.fs.admin import AdminFile, Command
 
 
@@ -16,6 +17,9 @@ def add_health_commands(admin: AdminFile, store: Store) -> None:
         return store.health()
 
     async def recover(command: Command) -> dict[str, Any]:
+        found = store.health()
+        if found["state"] == "fenced":
+            raise VolumeOwned(f"{found['reason']}: there is no way back for this mount", "unmount it")
         try:
             store.recover()
         except OSError as error:

@@ -20,13 +20,10 @@ In all three the store is closed last, and holds everything that a write() was t
 """
 
 import gc
-import getpass
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +32,15 @@ import pyfuse3
 import trio
 
 from kvfs import __version__
-from kvfs._native import FaultInjector, Store, give_large_blocks_back, quotas
-from kvfs.errors import MountError, from_oserror, only_error
+from kvfs._native import FaultInjector, give_large_blocks_back, quotas
+from kvfs.errors import MountError, only_error
 from kvfs.fs.admin import AdminFile, Command
 from kvfs.fs.control import ControlDirectory
 from kvfs.fs.datapath import EngineDataPath
 from kvfs.fs.eviction import Evictions
 from kvfs.fs.faults import add_fault_commands
 from kvfs.fs.health import add_health_commands
+from kvfs.fs.holding import close_store, open_store, watch_reservation
 from kvfs.fs.operations import FileSystem
 from kvfs.fs.options import MountOptions
 from kvfs.fs.paths import PathWatch
@@ -52,6 +50,8 @@ from kvfs.fs.session import NativeSession, Pyfuse3Session, Session
 from kvfs.fs.status import Identity, MountStatus, status_files
 from kvfs.fs.tuning import tune
 from kvfs.store import Engine
+from kvfs.store.hosts import this_host
+from kvfs.store.ownership import Hold
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ def serve(
     """
     give_large_blocks_back()
     faults = FaultInjector() if options.inject_faults else None
-    store = _open(options, faults)
+    host = this_host()
+    hold = Hold(options.store, host)
+    store = open_store(options, faults, host, hold)
     try:
         session = NativeSession(store, options) if options.data_path == "native" else Pyfuse3Session(options)
         try:
@@ -80,10 +82,10 @@ def serve(
             physical = PhysicalWatch(store, options.store, options.physical_space)
             evictions = Evictions(store)
             paths = PathWatch(store, options.store)
-            under = {"path": paths.statistics, **(under or {})}
+            under = {**(under or {}), "path": paths.statistics, "reservation": hold.statistics}
             session.mount(_file_system(engine, session, options, faults, physical, evictions, under))
             log.info("%s: mounted on %s (%s)", options.store, options.mountpoint, options.data_path)
-            trio.run(_serve, engine, session, evictions, options.mountpoint, physical, paths, ready)
+            trio.run(_serve, engine, session, evictions, options.mountpoint, physical, paths, hold, ready)
         except BaseExceptionGroup as group:  # which a nursery makes of whatever a task raises
             error = only_error(group)
             if error is group:
@@ -93,40 +95,8 @@ def serve(
             session.close()
             log.info("%s: unmounted", options.mountpoint)
     finally:
-        try:
-            store.close()
-        except OSError as error:
-            raise from_oserror(error, options.store) from error
+        close_store(options, store, hold)
         log.info("%s: closed", options.store)
-
-
-def _open(options: MountOptions, faults: FaultInjector | None) -> Store:
-    owner = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "mountpoint": str(options.mountpoint),
-        "user": _user_name(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    try:
-        return Store(
-            str(options.store),
-            read_only=options.read_only,
-            owner=msgspec.json.encode(owner).decode(errors="replace"),
-            sweep_after=options.sweep_after,
-            io_timeout=options.io_timeout,
-            faults=faults,
-            evict=options.on_full == "evict",
-        )
-    except OSError as error:
-        raise from_oserror(error, options.store) from error
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # containers run under user ids that no passwd knows
-        return str(os.getuid())
 
 
 def _forget_name(parent: int, name: bytes) -> None:
@@ -190,6 +160,7 @@ async def _serve(
     mountpoint: Path,
     physical: PhysicalWatch,
     paths: PathWatch,
+    hold: Hold,
     ready: Callable[[], None],
 ) -> None:
     async with engine.receiving(), trio.open_nursery() as nursery:
@@ -197,6 +168,7 @@ async def _serve(
         nursery.start_soon(session.watch)
         nursery.start_soon(physical.run)
         nursery.start_soon(paths.run)
+        nursery.start_soon(watch_reservation, hold, engine.store)
         nursery.start_soon(evictions.run)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main(min_tasks=_IDLE_TASKS, max_tasks=_MOST_TASKS)

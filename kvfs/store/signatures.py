@@ -108,7 +108,7 @@ def read_newest(path: str | os.PathLike[str]) -> kvfs1.Superblock | None:
     """The superblock that counts, None without one. OSError when ``path`` cannot be read."""
     with open(path, "rb", buffering=0) as file:
         valid = [copy for copy in _copies(file.fileno()).values() if isinstance(copy, kvfs1.Superblock)]
-    return max(valid, key=lambda copy: copy.sequence, default=None)
+    return max(valid, key=lambda copy: (copy.epoch, copy.sequence), default=None)
 
 
 def _numbers(device: int) -> str:

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ from kvfs.errors import (
     from_oserror,
 )
 from kvfs.store import format as kvfs1
+from kvfs.store import ownership
+from kvfs.store.hosts import this_host
 from kvfs.store.signatures import Content, describe_kernel_use, probe, read_newest
 from kvfs.units import format_size
 
@@ -59,6 +62,8 @@ class SuperblockCopy(msgspec.Struct, frozen=True, kw_only=True):
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes. ``owner``: who holds the volume, or held it last, as the mount wrote it; empty before the first.
 
+    ``claimed``: the host that has taken the volume over and not mounted it yet, and since when.
+
     ``clean`` false: mounted now, or not closed in order; the next mount recovers.
     """
 
@@ -75,6 +80,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     clean: bool
     owner: dict[str, Any]
+    claimed: str | None
     superblocks: tuple[SuperblockCopy, ...]
 
 
@@ -248,10 +254,17 @@ def info(path: StrPath) -> VolumeInfo:
         epoch=best["epoch"],
         clean=best["clean"],
         owner=_owner(best["owner"]),
+        claimed=_claim(best["epoch"], found["claim"]),
         superblocks=tuple(
             SuperblockCopy(copy=c["copy"], offset=c["offset"], valid=c["valid"], problem=c["problem"]) for c in copies
         ),
     )
+
+
+def _claim(epoch: int, claim: dict[str, Any] | None) -> str | None:
+    if claim is None or claim["epoch"] <= epoch:
+        return None
+    return f"by host {claim['host_name']} at {datetime.fromtimestamp(claim['written_ns'] // 10**9, UTC).isoformat()}"
 
 
 def fsck(path: StrPath, progress: Callable[[int, int], None] | None = None, verify_data: bool = True) -> FsckReport:
@@ -272,8 +285,15 @@ def repair(path: StrPath, progress: Callable[[int, int], None] | None = None, ve
     """
     path = os.fspath(path)
     info(path)
-    with _as_volume_error(path):
-        found = _native.repair(path, verify_data, progress)
+    host = this_host()
+    hold = ownership.Hold(path, host, keeps_lock=False)
+    is_done = False
+    try:
+        with _as_volume_error(path):
+            found = _native.repair(path, verify_data, progress, host=host.id, host_name=host.name, on_locked=hold.take)
+        is_done = True
+    finally:
+        hold.end(in_order=is_done or hold.was_free)
     return RepairReport(
         path=path,
         before=_fsck_report(path, found["before"]),
@@ -331,7 +351,7 @@ def _create_file(path: str, size: int | None, segment_size: int, label: str) -> 
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
-        _native.format_store(path, size, segment_size, label)
+        _native.format_store(path, size, segment_size, label, b"", this_host().id)
         _sync_directory(parent)  # a store whose name is lost in a power cut is lost
         return info(path)
     except BaseException:
@@ -360,7 +380,7 @@ def _format_file(
             os.ftruncate(fd, 0)
         os.ftruncate(fd, max(old_size, new_size))
     try:
-        _native.format_store(path, new_size, segment_size, label)
+        _native.format_store(path, new_size, segment_size, label, b"", this_host().id)
     except BaseException:
         os.truncate(path, old_size)
         raise
@@ -383,7 +403,7 @@ def _format_device(path: str, size: int | None, segment_size: int, label: str, f
         new_size = _size_on_device(path, fd, size, segment_size)
         if not _is_empty(path, force):
             _wipe(fd, os.lseek(fd, 0, os.SEEK_END))
-    _native.format_store(path, new_size, segment_size, label)
+    _native.format_store(path, new_size, segment_size, label, b"", this_host().id)
     return info(path)
 
 
@@ -392,6 +412,12 @@ def _is_empty(path: str, force: str | None) -> bool:
     found = probe(path)
     if found.content is not Content.EMPTY and force is None:
         raise ForeignData(f"{path}: expected nothing on it, found {found.description}", f"--force {path} destroys that")
+    if found.content is Content.KVFS:
+        try:
+            owner = ownership.read(path)
+        except VolumeError:  # what no mount takes nobody has mounted
+            return False
+        ownership.refuse_other(owner, this_host())  # perhaps mounted there at this moment
     return found.content is Content.EMPTY
 
 
