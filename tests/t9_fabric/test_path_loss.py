@@ -93,7 +93,7 @@ def test_lost_and_back(lossy: Target, lose: Callable[[Target], Callable[[], obje
                 assert set(client.errors) <= _LOST
                 assert client.longest < IO_TIMEOUT + _ENOUGH
         load.check()
-        assert health(mount)["returns_total"] == 1
+        wait_for(lambda: health(mount)["returns_total"] == 1, "the watch, which looks twice a second, to count it")
 
 
 @pytest.mark.ci
