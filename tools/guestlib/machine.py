@@ -70,8 +70,8 @@ def qemu_command(
     hardware = any(Path(f"/sys/module/{name}").exists() for name in ("kvm_intel", "kvm_amd"))
     # KVM without either interprets instruction by instruction: slower than QEMU's own translator
     fast = hardware and os.access("/dev/kvm", os.R_OK | os.W_OK)
-    # All CPUs on one thread: with a thread each, a kernel that patches its own code (jump labels) has been seen to run into
-    # the breakpoint it sets meanwhile, "Oops: int3", once in some nine guests. What is emulated costs a sixth more time.
+    # All CPUs on one thread: with a thread each, a kernel that patches its own code (jump labels) has been seen to run
+    # into the breakpoint it sets meanwhile, "Oops: int3", once in some nine guests. It costs a sixth of the time more.
     files = {"output": "/dev/stdout", "status": f"{place}/status", "result": f"{place}/result"}
     return [
         *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
