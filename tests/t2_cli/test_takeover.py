@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.mount import CommandError, KvfsMount, run_command
+from support.mount import CommandError, KvfsMount, run_command, wait_for
 
 from kvfs import _native
+from kvfs.store import ownership
 
 SIZE = "16M"
 
@@ -20,6 +21,7 @@ def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[KvfsMount]:
     try:
         (mount / "old").write_bytes(b"old")
         run_command("kvfsctl", "sync", mount.path)
+        wait_for(lambda: ownership.read(mount.store).beat, "the first sign of life")
         mount.abort()
         mount.umount()
         yield mount
