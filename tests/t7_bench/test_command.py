@@ -89,7 +89,8 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert rows["cold-direct-2m"]["targets"]["pyfuse3"]["device_bytes"] >= 128 << 20
     assert rows["write-32m"]["targets"]["raw"]["latency_ns"]["samples"] == 4
     for target in rows["loop-4k-4t"]["targets"].values():
-        assert target["device_bytes"] == 0
+        # no file's bytes: a mount reads some 70 KB a second to see whether the store is still its own
+        assert target["device_bytes"] < 1 << 20
     for goal in (goal for row in rows.values() for goal in row["goals"]):
         assert goal["met"] == (goal["found"]["median"] >= goal["asked"])
     assert list(tmp_path.iterdir()) == []
